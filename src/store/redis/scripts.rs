@@ -1,0 +1,91 @@
+//! The Lua scripts, and how they are called.
+//!
+//! Whatever must be atomic is one script on keys of one slot. A script compares before it writes, so that each of them
+//! can be repeated.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, RedisResult, ToRedisArgs, Value, aio::MultiplexedConnection, cmd};
+
+use super::connection::Request;
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal;)*) => {
+        $(
+            #[doc = concat!("`", $file, "`, which says what it does.")]
+            pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!($file)));
+        )*
+    };
+}
+
+scripts! {
+    START = "lua/start.lua";
+    HEAD = "lua/head.lua";
+    APPEND = "lua/append.lua";
+    FINISH = "lua/finish.lua";
+    DISCARD = "lua/discard.lua";
+    STOP = "lua/stop.lua";
+    WATCH = "lua/watch.lua";
+    BEAT = "lua/beat.lua";
+}
+
+/// A script, known to the server by its hash once it has run there.
+pub(super) struct Script {
+    source: &'static str,
+    hash: String,
+}
+
+impl Script {
+    fn new(source: &'static str) -> Self {
+        Self { source, hash: redis::Script::new(source).get_hash().to_owned() }
+    }
+
+    /// A call with these keys; arguments follow by [`Invocation::arg`].
+    pub(super) fn on<K: AsRef<str>>(&'static self, keys: &[K]) -> Invocation {
+        let mut by_hash = cmd("EVALSHA");
+        by_hash.arg(&self.hash).arg(keys.len());
+        for key in keys {
+            by_hash.arg(key.as_ref());
+        }
+        Invocation { script: self, by_hash }
+    }
+}
+
+/// One call of a script.
+pub(super) struct Invocation {
+    script: &'static Script,
+    by_hash: Cmd,
+}
+
+impl Invocation {
+    /// Adds an argument, or several.
+    pub(super) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
+        self.by_hash.arg(arg);
+        self
+    }
+
+    /// The same call with the script's text, for a server that does not have it: it was restarted, or replaced.
+    fn with_source(&self) -> Cmd {
+        let mut whole = cmd("EVAL");
+        whole.arg(self.script.source);
+        for arg in self.by_hash.args_iter().skip(2) {
+            if let redis::Arg::Simple(bytes) = arg {
+                whole.arg(bytes);
+            }
+        }
+        whole
+    }
+}
+
+impl Request for Invocation {
+    async fn send(&self, connection: &mut MultiplexedConnection) -> RedisResult<Value> {
+        match connection.send_packed_command(&self.by_hash).await {
+            Err(error) if error.code() == Some("NOSCRIPT") => connection.send_packed_command(&self.with_source()).await,
+            // A reply that is an error may also come as a value.
+            Ok(Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
+                connection.send_packed_command(&self.with_source()).await
+            }
+            reply => reply,
+        }
+    }
+}
