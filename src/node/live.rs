@@ -1,0 +1,238 @@
+//! A turn on the node that owns it.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Duration, sleep},
+};
+
+use crate::{
+    sse::TurnId,
+    turn::{Log, Outcome, TurnRecord},
+};
+
+/// How long one word from another node that somebody follows a turn there is good for.
+const WATCH: Duration = Duration::from_secs(10);
+
+/// Whether the upstream has answered, and with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// Not yet.
+    Pending,
+    /// With an event stream.
+    Streaming,
+    /// With something else, or not at all.
+    NotAStream,
+}
+
+/// What the recording task is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    Stop(Outcome, &'static str),
+    /// Somebody came or went: look at [`LiveTurn::followed`]. (Sending the state itself would race.)
+    FollowersChanged,
+}
+
+/// A turn on the node that owns it, from its admission until a while after its end.
+#[derive(Debug)]
+pub struct LiveTurn {
+    /// As admitted; [`LiveTurn::record`] adds what the log knows.
+    admitted: TurnRecord,
+    log: Arc<Log>,
+    commands: mpsc::UnboundedSender<Command>,
+    opening: watch::Sender<Opening>,
+    /// Followers connected to this node.
+    followers: AtomicUsize,
+    /// Counts the words from other nodes that the turn is followed there; a word is forgotten after [`WATCH`].
+    watches: AtomicU64,
+    watched: AtomicBool,
+    degraded: AtomicBool,
+    /// Since when nobody follows; 0: somebody does.
+    detached_since: AtomicU64,
+}
+
+impl LiveTurn {
+    pub(super) fn new(admitted: TurnRecord, log: Arc<Log>, commands: mpsc::UnboundedSender<Command>) -> Arc<Self> {
+        Arc::new(Self {
+            admitted,
+            log,
+            commands,
+            opening: watch::channel(Opening::Pending).0,
+            followers: AtomicUsize::new(0),
+            watches: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
+            degraded: AtomicBool::new(false),
+            detached_since: AtomicU64::new(0),
+        })
+    }
+
+    /// What is known of the turn now.
+    pub fn record(&self) -> TurnRecord {
+        let mut record = self.admitted.clone();
+        record.head = self.log.head();
+        record.last = self.log.last();
+        record.bytes = self.log.bytes();
+        record.cap = self.log.capped();
+        record.end = self.log.ended();
+        record
+    }
+
+    /// As it was admitted.
+    pub fn admitted(&self) -> &TurnRecord {
+        &self.admitted
+    }
+
+    /// Its blocks.
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// Followers connected to this node.
+    pub fn followers(&self) -> usize {
+        self.followers.load(Ordering::Relaxed)
+    }
+
+    /// Whether followers are served from memory alone because the store is behind.
+    pub fn degraded(&self) -> bool {
+        self.degraded.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_degraded(&self, degraded: bool) {
+        self.degraded.store(degraded, Ordering::Relaxed);
+    }
+
+    /// Since when nobody follows the turn, in milliseconds since the Unix epoch.
+    pub fn detached_since(&self) -> Option<u64> {
+        Some(self.detached_since.load(Ordering::Relaxed)).filter(|since| *since > 0)
+    }
+
+    pub(super) fn set_detached_since(&self, since: Option<u64>) {
+        self.detached_since.store(since.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Asks for the end.
+    pub(super) fn stop(&self, outcome: Outcome, reason: &'static str) {
+        let _ = self.commands.send(Command::Stop(outcome, reason));
+    }
+
+    pub(super) fn set_opening(&self, opening: Opening) {
+        self.opening.send_replace(opening);
+    }
+
+    /// Waits until the upstream has answered; an error if it was no event stream.
+    pub async fn opened(&self) -> Result<(), Opening> {
+        let mut opening = self.opening.subscribe();
+        match opening.wait_for(|o| *o != Opening::Pending).await.as_deref() {
+            Ok(Opening::Streaming) => Ok(()),
+            _ => Err(Opening::NotAStream),
+        }
+    }
+
+    /// Waits until the turn is over, or turns out never to have been one.
+    pub(super) async fn over(&self) {
+        let mut changed = self.log.subscribe();
+        let ended = async { while self.log.ended().is_none() && changed.changed().await.is_ok() {} };
+        let never_opened = async {
+            if self.opened().await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = ended => {}
+            () = never_opened => {}
+        }
+    }
+
+    /// Counts one more follower on this node, unless there are `max` already.
+    pub fn join(self: &Arc<Self>, max: usize) -> Option<Following> {
+        let joined = self.followers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1));
+        if joined.ok()? == 0 {
+            let _ = self.commands.send(Command::FollowersChanged);
+        }
+        Some(Following(Followed::Here(self.clone())))
+    }
+
+    /// Takes another node's word that somebody follows the turn there.
+    pub(super) fn watched_elsewhere(self: &Arc<Self>) {
+        let word = self.watches.fetch_add(1, Ordering::Relaxed) + 1;
+        self.watched.store(true, Ordering::Relaxed);
+        let _ = self.commands.send(Command::FollowersChanged);
+        let turn = self.clone();
+        tokio::spawn(async move {
+            sleep(WATCH).await;
+            if turn.watches.load(Ordering::Relaxed) == word {
+                turn.watched.store(false, Ordering::Relaxed);
+                turn.left();
+            }
+        });
+    }
+
+    fn left(&self) {
+        if !self.followed() {
+            let _ = self.commands.send(Command::FollowersChanged);
+        }
+    }
+
+    /// Whether anybody follows the turn, here or on another node.
+    pub(super) fn followed(&self) -> bool {
+        self.followers() > 0 || self.watched.load(Ordering::Relaxed)
+    }
+}
+
+/// Followers on this node of turns that live elsewhere or are over.
+#[derive(Debug, Default)]
+pub(super) struct Visitors(Mutex<HashMap<TurnId, usize>>);
+
+impl Visitors {
+    /// Counts one more follower of this turn, unless there are `max` already.
+    pub(super) fn join(self: &Arc<Self>, turn: TurnId, max: usize) -> Option<Following> {
+        let mut turns = self.lock();
+        let followers = turns.get(&turn).copied().unwrap_or_default();
+        if followers >= max {
+            return None;
+        }
+        turns.insert(turn, followers + 1);
+        Some(Following(Followed::Elsewhere(self.clone(), turn)))
+    }
+
+    fn leave(&self, turn: &TurnId) {
+        let mut turns = self.lock();
+        match turns.get_mut(turn) {
+            Some(followers) if *followers > 1 => *followers -= 1,
+            _ => drop(turns.remove(turn)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TurnId, usize>> {
+        self.0.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+/// Keeps a turn counted as followed while it lives.
+#[derive(Debug)]
+pub struct Following(Followed);
+
+#[derive(Debug)]
+enum Followed {
+    Here(Arc<LiveTurn>),
+    Elsewhere(Arc<Visitors>, TurnId),
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        match &self.0 {
+            Followed::Here(turn) => {
+                turn.followers.fetch_sub(1, Ordering::Relaxed);
+                turn.left();
+            }
+            Followed::Elsewhere(visitors, turn) => visitors.leave(turn),
+        }
+    }
+}
