@@ -1,0 +1,67 @@
+//! Hands a turn to one client: header, replay, live events, end.
+
+use bytes::Bytes;
+use pingora::{Error, ErrorType, Result, http::ResponseHeader, proxy::Session};
+
+use super::source::Upload;
+use crate::{
+    metrics::Metrics,
+    node::{Delivery, Follow},
+};
+
+/// Most bytes in one write. The write deadline is for each, so this sets the slowest rate at which a client may read.
+const WRITE: usize = 64 << 10;
+
+/// The error with which a client's connection is broken on purpose.
+pub(super) const BROKEN: ErrorType = ErrorType::Custom("TurnBroken");
+
+/// Writes the header and follows the turn to its end. An error ends the connection: the client is gone, takes nothing, or
+/// must not take the answer for complete.
+pub(super) async fn deliver(
+    session: &mut Session,
+    header: ResponseHeader,
+    mut follow: Follow,
+    mut upload: Upload,
+    metrics: &Metrics,
+) -> Result<()> {
+    session.write_response_header(Box::new(header), false).await?;
+    loop {
+        let delivery = tokio::select! {
+            delivery = follow.next() => delivery,
+            // The rest of the request body, of a backend that answers before it has read it all; then only the news that
+            // the client is gone.
+            read = upload.read(session) => {
+                upload.pass_on(read, session).await?;
+                continue;
+            }
+        };
+        match delivery {
+            Delivery::Data(pieces) => {
+                for piece in pieces {
+                    write(session, piece).await.inspect_err(|error| cut(metrics, error))?;
+                }
+            }
+            Delivery::End(_) => return session.write_response_body(None, true).await,
+            Delivery::Broken(reason) => {
+                if reason == "behind" {
+                    metrics.followers_cut.with_label_values(&[reason]).inc();
+                }
+                return Err(Error::explain(BROKEN, reason).into_down());
+            }
+        }
+    }
+}
+
+async fn write(session: &mut Session, mut piece: Bytes) -> Result<()> {
+    while piece.len() > WRITE {
+        let front = piece.split_to(WRITE);
+        session.write_response_body(Some(front), false).await?;
+    }
+    session.write_response_body(Some(piece), false).await
+}
+
+fn cut(metrics: &Metrics, error: &Error) {
+    if matches!(error.etype(), ErrorType::WriteTimedout) {
+        metrics.followers_cut.with_label_values(&["write_timeout"]).inc();
+    }
+}
