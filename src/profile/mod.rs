@@ -7,10 +7,18 @@
 //! |---|---|
 //! | `generic` | EventSource and whatever else comes back with `Last-Event-ID` |
 //! | `auto` | any: finds out which |
+//! | `langgraph` | the SDKs of LangGraph Platform, `useStream` |
+//! | `gemini` | the SDKs of the Gemini API |
+//! | `dify` | readers of Dify's service API |
+//! | `flowise` | readers of Flowise predictions |
 
 mod ask;
 mod auto;
+mod dify;
+mod flowise;
+mod gemini;
 mod generic;
+mod langgraph;
 mod replies;
 mod request;
 mod session;
@@ -32,10 +40,14 @@ use crate::{
     turn::Outcome,
 };
 use auto::Auto;
+use dify::Dify;
+use flowise::Flowise;
+use gemini::Gemini;
 use generic::Generic;
+use langgraph::LangGraph;
 
 /// The profiles of families, in the order in which `auto` asks them.
-static PROFILES: &[&dyn Profile] = &[];
+static PROFILES: &[&dyn Profile] = &[&LangGraph, &Gemini, &Dify, &Flowise];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.
@@ -82,6 +94,12 @@ pub trait Profile: Dialect + Debug + Send + Sync {
 
     /// Whether a resumed stream must begin with an event that has the cursor for its id and no content.
     fn primes(&self) -> bool {
+        false
+    }
+
+    /// Whether clients of this family stumble over lines that are not the backend's. A start is answered without event ids,
+    /// `retry:` and comments then; who resumes by an event id, or on Holdover's own URLs, gets them.
+    fn bare(&self) -> bool {
         false
     }
 

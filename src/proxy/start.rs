@@ -275,11 +275,13 @@ impl Gateway {
             state: None,
         }
         .stream(session.req_header().version);
+        let profile = profile::named(&head.profile);
         let follow = self.node.follow_first(turn, matched.pace(), following);
+        let follow = if profile.bare() { follow.bare() } else { follow };
         let written_at: Millis = self.node.clock().now();
         let delivered = deliver::deliver(session, header, None, follow, upload, self.node.metrics()).await;
         match &delivered {
-            Ok(()) => self.delivered(&id, profile::named(&head.profile)).await,
+            Ok(()) => self.delivered(&id, profile).await,
             Err(_) if turn.log().ended().is_none() => {
                 self.node.client_lost(&id, body_mark.as_ref(), Some(written_at)).await;
             }
