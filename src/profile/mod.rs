@@ -6,11 +6,17 @@
 //! | file | clients |
 //! |---|---|
 //! | `generic` | EventSource and whatever else comes back with `Last-Event-ID` |
+//! | `ag_ui` | AG-UI, CopilotKit |
+//! | `openai` | the OpenAI API: chat completions and Responses, of whatever serves them |
+//! | `anthropic` | Anthropic's Messages API |
 //! | `auto` | any: finds out which |
 
+mod ag_ui;
+mod anthropic;
 mod ask;
 mod auto;
 mod generic;
+mod openai;
 mod replies;
 mod request;
 mod session;
@@ -35,7 +41,7 @@ use auto::Auto;
 use generic::Generic;
 
 /// The profiles of families, in the order in which `auto` asks them.
-static PROFILES: &[&dyn Profile] = &[];
+static PROFILES: &[&dyn Profile] = &[&ag_ui::AgUi, &openai::OpenAi, &anthropic::Anthropic];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.
