@@ -27,7 +27,9 @@ mod judges;
 mod lifecycle;
 /// Running it: command line, health, metrics, logs.
 mod operations;
-/// Each family of clients with its real libraries.
-mod profiles;
 /// What is not recorded passes as through any good proxy.
 mod passthrough;
+/// Each family of clients with its real libraries.
+mod profiles;
+/// Each family of clients, with its own library, in front of a backend of its dialect.
+mod profiles;

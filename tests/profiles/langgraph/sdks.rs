@@ -171,7 +171,8 @@ async fn a_start_that_was_refused_is_sent_again() {
 /// A run is cancelled at the server if it knows how, and here if not.
 #[tokio::test]
 async fn cancelling_a_run_ends_its_turn_as_cancelled() {
-    for (kind, script) in [(Kind::Own, js("2")), (Kind::Own, python()), (Kind::Bare, js("1")), (Kind::Bare, python_sync())]
+    for (kind, script) in
+        [(Kind::Own, js("2")), (Kind::Own, python()), (Kind::Bare, js("1")), (Kind::Bare, python_sync())]
     {
         let stage = Stage::with(kind, []).await;
         let mut client = stage.client(js("2").args(["--live"]));

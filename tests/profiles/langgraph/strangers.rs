@@ -65,7 +65,10 @@ async fn cursors_of_every_kind() {
     // What Holdover has nothing of, the server may have: it is asked with its own id.
     assert_eq!(stage.platform.count("GET", "/stream"), 0);
     let answer = resume(&format!("{turn}-{EVENTS}")).await;
-    assert_eq!((answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap()), (200, "text/event-stream"));
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap()),
+        (200, "text/event-stream")
+    );
     assert_eq!(seqs(answer).await, []);
     assert_eq!(stage.platform.count("GET", "/stream"), 1);
     let requests = stage.platform.backend.requests();
@@ -82,7 +85,10 @@ async fn nothing_left_is_an_empty_stream() {
     stage.holdover.metric_is("holdover_turns_finished_total", &[], 1.0).await;
     let stream = format!("{THREAD}/runs/{turn}/stream");
     let answer = ask(&stage.holdover, "GET", &stream, &[("last-event-id", &format!("{turn}-{EVENTS}"))]).await;
-    assert_eq!((answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap()), (200, "text/event-stream"));
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap()),
+        (200, "text/event-stream")
+    );
     assert_eq!(answer.headers()["location"].to_str().unwrap(), stream);
     assert_eq!(answer.text().await.unwrap(), "");
     assert_eq!(stage.platform.starts(), 1);
