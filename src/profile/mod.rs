@@ -6,14 +6,18 @@
 //! | file | clients |
 //! |---|---|
 //! | `generic` | EventSource and whatever else comes back with `Last-Event-ID` |
+//! | `ai_sdk` | AI SDK chats and what speaks their stream |
+//! | `tanstack` | TanStack AI |
 //! | `auto` | any: finds out which |
 
+mod ai_sdk;
 mod ask;
 mod auto;
 mod generic;
 mod replies;
 mod request;
 mod session;
+mod tanstack;
 
 use std::fmt::Debug;
 
@@ -31,11 +35,13 @@ use crate::{
     sse::{Message, TurnId},
     turn::Outcome,
 };
+use ai_sdk::AiSdk;
 use auto::Auto;
 use generic::Generic;
+use tanstack::TanStack;
 
 /// The profiles of families, in the order in which `auto` asks them.
-static PROFILES: &[&dyn Profile] = &[];
+static PROFILES: &[&dyn Profile] = &[&AiSdk, &TanStack];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.
@@ -121,6 +127,12 @@ pub trait Profile: Dialect + Debug + Send + Sync {
 
     /// The dialect's own event that tells a client that its turn was lost: a whole block, without an id.
     fn lost(&self, _loss: &Loss<'_>) -> Option<Bytes> {
+        None
+    }
+
+    /// What a client is sent that comes back to a turn that ended well and has all of it: a whole block, without an id. `None`
+    /// where the status says enough.
+    fn over(&self, _last: &Message<'_>) -> Option<Bytes> {
         None
     }
 }
