@@ -31,5 +31,3 @@ mod operations;
 mod passthrough;
 /// Each family of clients with its real libraries.
 mod profiles;
-/// Each family of clients, with its own library, in front of a backend of its dialect.
-mod profiles;
