@@ -27,7 +27,7 @@ mod judges;
 mod lifecycle;
 /// Running it: command line, health, metrics, logs.
 mod operations;
-/// Each family of clients with its real libraries.
-mod profiles;
 /// What is not recorded passes as through any good proxy.
 mod passthrough;
+/// Each family of clients with its real libraries.
+mod profiles;

@@ -50,7 +50,9 @@ impl Platform {
                     // Without a receiver the test is over.
                     ("POST", _) if path.ends_with("/runs/stream") => drop(sender.send(exchange)),
                     ("GET", _) if path.ends_with("/state") => {
-                        exchange.answer("200 OK", &json, r#"{"values":{},"next":[],"tasks":[],"checkpoint":null}"#).await;
+                        exchange
+                            .answer("200 OK", &json, r#"{"values":{},"next":[],"tasks":[],"checkpoint":null}"#)
+                            .await;
                     }
                     ("POST", _) if path.ends_with("/history") => exchange.answer("200 OK", &json, "[]").await,
                     ("GET", Kind::Own) if path.ends_with("/stream") => {
@@ -136,9 +138,9 @@ impl Run {
         for n in self.sent + 1..=n {
             let (kind, data) = event(&self.id, n);
             let block = match self.kind {
-                Kind::Own if n % 5 == 0 => format!(
-                    ": heartbeat\r\n\r\nevent: {kind}\r\ndata: {data}\r\nid: 17952540436{n:02}-0\r\n\r\n"
-                ),
+                Kind::Own if n % 5 == 0 => {
+                    format!(": heartbeat\r\n\r\nevent: {kind}\r\ndata: {data}\r\nid: 17952540436{n:02}-0\r\n\r\n")
+                }
                 Kind::Own => format!("event: {kind}\r\ndata: {data}\r\nid: 17952540436{n:02}-0\r\n\r\n"),
                 Kind::Bare => format!("event: {kind}\ndata: {data}\n\n"),
             };

@@ -48,9 +48,10 @@ async fn by_hand() {
 async fn a_conversation_finds_its_turn() {
     let server = server(&[]).await;
     let holdover = Holdover::start(&server.backend).await;
-    let (_client, turn, _) = begun(&server, &holdover, PATH, &body(), &answer()[..2]).await;
+    let (_client, turn, name) = begun(&server, &holdover, PATH, &body(), &answer()[..2]).await;
     let mut other = holdover.connect().await;
     other.request("GET", "/.holdover/sessions/c1/stream", &[("Authorization", "Bearer alice")], "").await;
+    assert_eq!(other.head().await.get("holdover-turn"), Some(&*name));
     assert_eq!(other.next_events(2).await.len(), 2);
     turn.end().await;
 }
