@@ -13,7 +13,8 @@ use super::{
 };
 
 /// The profiles a route can name.
-pub const PROFILES: &[&str] = &["auto", "generic", "langgraph", "gemini", "dify", "flowise"];
+pub const PROFILES: &[&str] =
+    &["auto", "generic", "langgraph", "ag-ui", "openai", "anthropic", "gemini", "dify", "flowise"];
 
 section! {
     /// What is recorded, and how.

@@ -8,10 +8,15 @@
 //! | `generic` | EventSource and whatever else comes back with `Last-Event-ID` |
 //! | `auto` | any: finds out which |
 //! | `langgraph` | the SDKs of LangGraph Platform, `useStream` |
+//! | `ag_ui` | AG-UI, CopilotKit |
+//! | `openai` | the OpenAI API: chat completions and Responses, of whatever serves them |
+//! | `anthropic` | Anthropic's Messages API |
 //! | `gemini` | the SDKs of the Gemini API |
 //! | `dify` | readers of Dify's service API |
 //! | `flowise` | readers of Flowise predictions |
 
+mod ag_ui;
+mod anthropic;
 mod ask;
 mod auto;
 mod dify;
@@ -19,6 +24,7 @@ mod flowise;
 mod gemini;
 mod generic;
 mod langgraph;
+mod openai;
 mod replies;
 mod request;
 mod session;
@@ -39,15 +45,18 @@ use crate::{
     sse::{Message, TurnId},
     turn::Outcome,
 };
+use ag_ui::AgUi;
+use anthropic::Anthropic;
 use auto::Auto;
 use dify::Dify;
 use flowise::Flowise;
 use gemini::Gemini;
 use generic::Generic;
 use langgraph::LangGraph;
+use openai::OpenAi;
 
 /// The profiles of families, in the order in which `auto` asks them.
-static PROFILES: &[&dyn Profile] = &[&LangGraph, &Gemini, &Dify, &Flowise];
+static PROFILES: &[&dyn Profile] = &[&LangGraph, &AgUi, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.
