@@ -39,8 +39,9 @@ async fn the_sdks_read_the_same_through_holdover() {
 }
 
 #[tokio::test]
-async fn by_hand() {
-    survives_by_hand(&server(&[]).await, &answer(), PATH, &body()).await;
+async fn the_snippet_goes_on_by_itself() {
+    let text: String = (1..=8).map(|n| format!("é{n} ")).collect();
+    prints(&server(&[]).await, &answer(), "snippets/dify_chat.mjs", ("DIFY_API", "/v1"), &text).await;
 }
 
 /// A page that is loaded while an answer is being generated finds it by its conversation.

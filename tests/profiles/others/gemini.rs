@@ -95,6 +95,7 @@ async fn a_lost_turn_is_an_error_to_the_sdks() {
 }
 
 #[tokio::test]
-async fn by_hand() {
-    survives_by_hand(&server().await, &answer(), PATH, &json!({ "contents": [] })).await;
+async fn the_snippet_goes_on_by_itself() {
+    let text: String = (1..=8).map(|n| format!("é{n}\n")).chain([".".to_owned()]).collect();
+    prints(&server().await, &answer(), "snippets/gemini_stream.mjs", ("GEMINI_URL", ""), &text).await;
 }
