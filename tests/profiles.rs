@@ -1,7 +1,11 @@
-//! Each family of clients, with its own library, in front of a backend of its dialect that knows nothing of resuming.
+//! Families of clients, each with its real libraries, through connections that break.
+//!
+//! Their backends abort a turn when its client leaves, and know nothing of resuming, unless a test says otherwise.
 
 mod anthropic;
+mod langgraph;
 mod openai;
+mod others;
 mod retries;
 mod stage;
 mod untouched;

@@ -13,7 +13,8 @@ use super::{
 };
 
 /// The profiles a route can name.
-pub const PROFILES: &[&str] = &["auto", "generic", "ag-ui", "openai", "anthropic"];
+pub const PROFILES: &[&str] =
+    &["auto", "generic", "langgraph", "gemini", "dify", "flowise", "openai", "anthropic", "ag-ui"];
 
 section! {
     /// What is recorded, and how.

@@ -6,16 +6,24 @@
 //! | file | clients |
 //! |---|---|
 //! | `generic` | EventSource and whatever else comes back with `Last-Event-ID` |
-//! | `ag_ui` | AG-UI, CopilotKit |
+//! | `langgraph` | the SDKs of LangGraph Platform, `useStream` |
+//! | `gemini` | the SDKs of the Gemini API |
+//! | `dify` | readers of Dify's service API |
+//! | `flowise` | readers of Flowise predictions |
 //! | `openai` | the OpenAI API: chat completions and Responses, of whatever serves them |
 //! | `anthropic` | Anthropic's Messages API |
+//! | `ag_ui` | AG-UI, CopilotKit |
 //! | `auto` | any: finds out which |
 
 mod ag_ui;
 mod anthropic;
 mod ask;
 mod auto;
+mod dify;
+mod flowise;
+mod gemini;
 mod generic;
+mod langgraph;
 mod openai;
 mod replies;
 mod request;
@@ -37,11 +45,18 @@ use crate::{
     sse::{Message, TurnId},
     turn::Outcome,
 };
+use ag_ui::AgUi;
+use anthropic::Anthropic;
 use auto::Auto;
+use dify::Dify;
+use flowise::Flowise;
+use gemini::Gemini;
 use generic::Generic;
+use langgraph::LangGraph;
+use openai::OpenAi;
 
 /// The profiles of families, in the order in which `auto` asks them.
-static PROFILES: &[&dyn Profile] = &[&ag_ui::AgUi, &openai::OpenAi, &anthropic::Anthropic];
+static PROFILES: &[&dyn Profile] = &[&LangGraph, &Gemini, &Dify, &Flowise, &OpenAi, &Anthropic, &AgUi];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.
@@ -88,6 +103,12 @@ pub trait Profile: Dialect + Debug + Send + Sync {
 
     /// Whether a resumed stream must begin with an event that has the cursor for its id and no content.
     fn primes(&self) -> bool {
+        false
+    }
+
+    /// Whether clients of this family stumble over lines that are not the backend's. A start is answered without event ids,
+    /// `retry:` and comments then; who resumes by an event id, or on Holdover's own URLs, gets them.
+    fn bare(&self) -> bool {
         false
     }
 

@@ -116,7 +116,9 @@ impl Gateway {
         // Only now is it certain that the body need not go upstream.
         body::discard(session).await?;
         let written_at = self.node.clock().now();
-        let follow = Follow::whole(Target::Turn(id), replies);
+        let profile = place.log.head().map(|head| profile::named(&head.profile));
+        let bare = profile.is_some_and(|profile| profile.bare());
+        let follow = Follow { bare, ..Follow::whole(Target::Turn(id), replies) };
         let followed = self.deliver_from(session, &found, &route, place, follow).await;
         if followed.is_err() && live.is_none_or(|turn| turn.log().ended().is_none()) {
             self.node.client_lost(&id, mark, Some(written_at)).await;
@@ -275,6 +277,7 @@ impl Gateway {
         let profile = profile::named(&head.profile);
         let priming = (profile.primes() && place.after > 0).then(|| prime(&found.record.id, place.after));
         let reading = place.follow(super::pace(route), follow.rewrite, self.node.metrics().clone());
+        let reading = if follow.bare { reading.bare() } else { reading };
         deliver::deliver(session, header, priming, reading, Upload::none(), self.node.metrics()).await?;
         self.delivered(&found.record.id, profile).await;
         Ok(())

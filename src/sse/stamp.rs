@@ -218,6 +218,13 @@ impl Stamper {
     }
 }
 
+/// A stamped block, or whatever else consists of lines, without its id lines.
+pub fn without_ids(block: &[u8]) -> Bytes {
+    let mut bare = BytesMut::with_capacity(block.len());
+    copy_edited(block, false, &mut bare);
+    bare.freeze()
+}
+
 /// Copies lines without the id lines among them, and returns the last id that counts.
 ///
 /// A line that must not be read where it comes to stand becomes a comment: one with a byte order mark, and, if
@@ -320,6 +327,13 @@ mod tests {
     fn the_id_goes_last_and_data_stays_first() {
         check(["data: a\n\nevent: e\ndata: b\n: c\n\n"], "data: a\nid: T-1\n\nevent: e\ndata: b\n: c\nid: T-2\n\n");
         check(["data\n\n"], "data\nid: T-1\n\n");
+    }
+
+    #[test]
+    fn ids_can_be_taken_out_again() {
+        let bare = |block: &str| String::from_utf8(without_ids(block.as_bytes()).to_vec()).unwrap();
+        assert_eq!(bare("data: a\nid: T-1\n\n"), "data: a\n\n");
+        assert_eq!(bare(": c\r\ndata: {\r\ndata: }\r\nid: T-1\r\n\r\n"), ": c\r\ndata: {\r\ndata: }\r\n\r\n");
     }
 
     #[test]
