@@ -27,7 +27,7 @@ pub use load::{Flag, Loaded, Sources, load, read, variable};
 pub use path::{PathParams, PathPattern};
 pub use process::{Admin, Drain, Limits, Listen, Log, LogFormat};
 pub use redis_url::{RedisScheme, RedisUrl};
-pub use route::{Concurrent, OnDisconnect, OnGap, PROFILES, Route, SessionSource};
+pub use route::{Concurrent, OnDisconnect, OnGap, PROFILES, ReplayFinished, Route, SessionSource};
 pub use show::{default_file, schema};
 pub use store::{Durability, OnFailure, Store, StoreKind};
 pub use text::{Cidr, Secret};

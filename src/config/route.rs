@@ -39,6 +39,9 @@ section! {
         /// What a client gets whose next event is no longer there: `restart` sends the turn from its first kept event,
         /// `error` answers 409, `skip` goes on with the first event that is there. Always told in `Holdover-Gap`.
         pub on_gap: OnGap = OnGap::Restart,
+        /// What a client gets that asks by the session alone, without a cursor, for a turn that has ended (AI SDK): `undelivered`
+        /// sends the turn unless some client got it to its end, `always` sends it each time, `never` says that nothing is left.
+        pub replay_finished: ReplayFinished = ReplayFinished::Undelivered,
         /// A comment line is sent to a client that got nothing for so long, so that nothing in between closes the
         /// connection; `off` sends none.
         pub keepalive: Option<Duration> = Some(Duration::from_secs(15)); Duration::from_secs(1)..=DAY,
@@ -136,6 +139,18 @@ choice! {
         Error = "error",
         /// The first event that is there, and on.
         Skip = "skip",
+    }
+}
+
+choice! {
+    /// What a client gets that asks for a turn that has ended by its session alone.
+    pub enum ReplayFinished {
+        /// The whole turn, unless some client got it to its end.
+        Undelivered = "undelivered",
+        /// The whole turn.
+        Always = "always",
+        /// Nothing.
+        Never = "never",
     }
 }
 

@@ -12,7 +12,7 @@ use super::live::Following;
 use crate::{
     metrics::Metrics,
     sse::{self, Seq},
-    turn::{End, Log, Position, Read},
+    turn::{End, Log, Position, Read, Rewrite},
 };
 
 /// Most bytes that are handed out at once. A follower that is far behind takes them in few large writes.
@@ -34,6 +34,8 @@ pub enum Delivery {
     Data(Vec<Bytes>),
     /// End the answer as the backend did.
     End(End),
+    /// The turn ended too early. Say so, or break the connection: a clean end alone would pass for a complete answer.
+    Lost(End),
     /// Break the connection: the rest cannot be delivered, and a clean end would pass for a complete answer.
     Broken(&'static str),
 }
@@ -51,6 +53,7 @@ pub struct Follow {
     timer: Option<Pin<Box<Sleep>>>,
     /// What was recorded before this follower came counts as replayed.
     replay_until: Seq,
+    rewrite: Option<Rewrite>,
     metrics: Arc<Metrics>,
     _following: Option<Following>,
 }
@@ -74,9 +77,21 @@ impl Follow {
             log,
             position,
             pace,
+            rewrite: None,
             metrics,
             _following: following,
         }
+    }
+
+    /// Each block is changed on its way.
+    pub(super) fn rewritten(mut self, rewrite: Option<Rewrite>) -> Self {
+        self.rewrite = rewrite;
+        self
+    }
+
+    /// What is read.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// The seq up to which the client has everything.
@@ -115,14 +130,26 @@ impl Follow {
 
     fn read(&mut self) -> Option<Delivery> {
         let before = self.position.seq();
-        let most = if self.first { 1 } else { u64::MAX };
+        let most = if self.first || self.rewrite.is_some() { 1 } else { u64::MAX };
         match self.log.read(&mut self.position, CHUNK, most) {
+            Read::Data(mut data) if self.rewrite.is_some() => {
+                self.rewrite(before, &mut data);
+                Some(Delivery::Data(self.count(before, data)))
+            }
             Read::Data(data) => Some(Delivery::Data(self.count(before, data))),
             Read::Wait => None,
             Read::Gap { .. } => Some(Delivery::Broken("gap")),
             Read::Lost => Some(Delivery::Broken("behind")),
-            Read::End(end) if end.outcome.ends_cleanly() => Some(Delivery::End(end)),
-            Read::End(_) => Some(Delivery::Broken("turn_broken")),
+            Read::End(end) if end.is_clean() => Some(Delivery::End(end)),
+            Read::End(end) => Some(Delivery::Lost(end)),
+        }
+    }
+
+    fn rewrite(&self, before: Seq, data: &mut [Bytes]) {
+        if let (Some(Rewrite(rewrite)), Some(block)) = (&self.rewrite, data.last_mut())
+            && self.position.seq() > before
+        {
+            *block = rewrite(block);
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     sse::TurnId,
-    turn::{Log, Outcome, TurnRecord},
+    turn::{Log, Outcome, TurnRecord, Wish},
 };
 
 /// How long one word from another node that somebody follows a turn there is good for.
@@ -36,6 +36,8 @@ pub enum Opening {
 #[derive(Debug)]
 pub(super) enum Command {
     Stop(Outcome, &'static str),
+    /// The backend has agreed to stop.
+    StopSoon,
     /// Somebody came or went: look at [`LiveTurn::followed`]. (Sending the state itself would race.)
     FollowersChanged,
 }
@@ -120,6 +122,14 @@ impl LiveTurn {
     /// Asks for the end.
     pub(super) fn stop(&self, outcome: Outcome, reason: &'static str) {
         let _ = self.commands.send(Command::Stop(outcome, reason));
+    }
+
+    /// Carries out somebody's wish.
+    pub(super) fn obey(&self, wish: Wish) {
+        let _ = self.commands.send(match wish {
+            Wish::StopSoon => Command::StopSoon,
+            Wish::Stop | Wish::Supersede => Command::Stop(wish.outcome(), wish.reason()),
+        });
     }
 
     pub(super) fn set_opening(&self, opening: Opening) {

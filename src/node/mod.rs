@@ -35,7 +35,7 @@ use crate::{
     metrics::Metrics,
     sse::{Seq, TurnId},
     store::{Opened, StopRequested, StoreError, StoreEvent, TurnStore},
-    turn::{Budget, Digest, End, Log, NodeId, Outcome, Position, TurnRecord, Wish},
+    turn::{Budget, Digest, End, Log, NodeId, Outcome, Position, Rewrite, TurnRecord, Wish},
 };
 
 /// What a node is built from.
@@ -232,27 +232,36 @@ impl Node {
             None => self.visitors.join(found.record.id, max_followers),
         };
         let following = Some(following.ok_or(FollowError::TooMany)?);
-        let log = match &found.live {
-            Some(turn) => {
-                turn.opened().await.map_err(|_| FollowError::NotAStream)?;
-                turn.log().clone()
-            }
-            None => {
-                let opened = self.store.open(&found.record.id, after).await.map_err(FindError::from)?;
-                let Opened { record, log } = opened.ok_or(FindError::Unknown)?;
-                changes_until(&log, OPENING, |log| log.head().is_some() || log.ended().is_some()).await;
-                if log.head().is_none() {
-                    return Err(FollowError::NotAStream);
-                }
-                if record.end.is_some() {
-                    // It is filled by and by: only a block behind the cursor, or the end, tells whether anything is left.
-                    changes_until(&log, AHEAD, |log| log.last() > after || log.ended().is_some()).await;
-                }
-                log
-            }
-        };
+        let (record, log) = self.open(found, after).await?;
+        if record.end.is_some() {
+            // It is filled by and by: only a block behind the cursor, or the end, tells whether anything is left.
+            changes_until(&log, AHEAD, |log| log.last() > after || log.ended().is_some()).await;
+        }
         changes_until(&log, AHEAD, |log| log.last() >= after || log.ended().is_some()).await;
         Ok(Place::of(log, after, following))
+    }
+
+    /// The log of a turn from `after` or earlier, once its answer has begun.
+    async fn open(&self, found: &Found, after: Seq) -> Result<(TurnRecord, Arc<Log>), FollowError> {
+        if let Some(turn) = &found.live {
+            turn.opened().await.map_err(|_| FollowError::NotAStream)?;
+            return Ok((turn.record(), turn.log().clone()));
+        }
+        let opened = self.store.open(&found.record.id, after).await.map_err(FindError::from)?;
+        let Opened { record, log } = opened.ok_or(FindError::Unknown)?;
+        changes_until(&log, OPENING, |log| log.head().is_some() || log.ended().is_some()).await;
+        if log.head().is_none() {
+            return Err(FollowError::NotAStream);
+        }
+        Ok((record, log))
+    }
+
+    /// The log of a turn with all that followers may read of it now, from `after` or earlier.
+    pub async fn log(&self, found: &Found, after: Seq) -> Result<Arc<Log>, FollowError> {
+        let (record, log) = self.open(found, after).await?;
+        let there = |log: &Log| log.ended().is_some() || (record.end.is_none() && log.last() >= record.last);
+        changes_until(&log, AHEAD, there).await;
+        Ok(log)
     }
 
     /// The client that started a turn reads it from its first event.
@@ -265,18 +274,28 @@ impl Node {
         self.stop_as(found, Wish::Stop).await
     }
 
+    /// Says that the backend has agreed to stop the turn: it ends as cancelled, as soon as the backend ends it, and in a
+    /// few seconds at the latest.
+    pub async fn stop_soon(&self, found: &Found) -> Result<Stopped, StoreError> {
+        self.stop_as(found, Wish::StopSoon).await
+    }
+
     async fn stop_as(&self, found: &Found, wish: Wish) -> Result<Stopped, StoreError> {
         if found.record.end.is_some() {
             return Ok(Stopped::AlreadyEnded);
         }
         if let Some(turn) = &found.live {
-            turn.stop(wish.outcome(), wish.as_str());
+            turn.obey(wish);
+            if wish == Wish::StopSoon {
+                return Ok(Stopped::Stopped);
+            }
             let _ = tokio::time::timeout(STOP_WAIT, turn.over()).await;
             return Ok(Stopped::Stopped);
         }
         match self.store.request_stop(&found.record.id, wish).await? {
             StopRequested::NotRunning => Ok(Stopped::AlreadyEnded),
             StopRequested::OwnerUnreachable => Ok(Stopped::OwnerUnreachable),
+            StopRequested::Told if wish == Wish::StopSoon => Ok(Stopped::Stopped),
             StopRequested::Told => {
                 let deadline = tokio::time::Instant::now() + STOP_WAIT;
                 while tokio::time::Instant::now() < deadline {
@@ -297,7 +316,7 @@ impl Node {
             match self.store.next_event().await {
                 StoreEvent::Stop(id, wish) => {
                     if let Some(turn) = self.live().get(&id) {
-                        turn.stop(wish.outcome(), wish.as_str());
+                        turn.obey(wish);
                     }
                 }
                 StoreEvent::Watched(id) => {
@@ -374,12 +393,12 @@ impl Place {
     }
 
     /// Reads on from here.
-    pub fn follow(self, pace: Pace, metrics: Arc<Metrics>) -> Follow {
+    pub fn follow(self, pace: Pace, rewrite: Option<Rewrite>, metrics: Arc<Metrics>) -> Follow {
         let position = match self.log.capped() {
             None => Position::after(self.after),
             Some(_) => Position::recorded_after(self.after),
         };
-        Follow::new(self.log, position, pace, metrics, self.following)
+        Follow::new(self.log, position, pace, metrics, self.following).rewritten(rewrite)
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     store::{SessionPolicy, Started, StoreError},
-    turn::{Cap, End, Input, Limits, Millis, Notice, Outcome, Recorder, StoreCall, StoreReply},
+    turn::{Cap, Dialect, End, Input, Limits, Millis, Notice, Outcome, Recorder, StoreCall, StoreReply},
 };
 
 /// What comes from the upstream of a turn.
@@ -44,6 +44,7 @@ pub(super) struct Recording<S> {
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) source: S,
     pub(super) limits: Limits,
+    pub(super) dialect: &'static dyn Dialect,
     /// Whether the store took the turn before the upstream was asked.
     pub(super) in_store: bool,
 }
@@ -57,7 +58,7 @@ impl<S: TurnSource> Recording<S> {
     }
 
     async fn run(self, mut ledger: Ledger) {
-        let Self { node, turn, mut commands, source, limits, in_store } = self;
+        let Self { node, turn, mut commands, source, limits, dialect, in_store } = self;
         let clock = node.clock();
         let id = turn.admitted().id;
         let mut source = Some(source);
@@ -67,6 +68,7 @@ impl<S: TurnSource> Recording<S> {
             turn.log().clone(),
             node.budget().clone(),
             limits,
+            dialect,
             node.store().durability(),
             in_store,
             clock.now(),
@@ -118,6 +120,7 @@ impl<S: TurnSource> Recording<S> {
                 }
                 Some(command) = commands.recv() => match command {
                     Command::Stop(outcome, reason) => Input::Stop(outcome, reason),
+                    Command::StopSoon => Input::StopSoon,
                     Command::FollowersChanged => Input::Followed(turn.followed()),
                 },
                 () = turn.log().unrecorded_taken(), if full => Input::Tick,

@@ -21,7 +21,7 @@ use crate::{
     sse::TurnId,
     store::{SessionPolicy, Started, StoreError},
     turn::{
-        Digest, Epoch, Head, Limits, Log, Millis, Session, TurnRecord, Wish,
+        Dialect, Digest, Epoch, Head, Limits, Log, Millis, Session, TurnRecord, Wish,
         admission::{self, Marks, Rule},
         durability::Durability,
     },
@@ -316,7 +316,7 @@ impl Pending {
         if let Some(commands) = &mut self.commands {
             loop {
                 match commands.recv().await {
-                    Some(Command::Stop(..)) => return,
+                    Some(Command::Stop(..) | Command::StopSoon) => return,
                     // The recording will look for itself.
                     Some(Command::FollowersChanged) => {}
                     None => break,
@@ -332,11 +332,12 @@ impl Pending {
     }
 
     /// The upstream answers with an event stream: records it.
-    pub fn record(mut self, head: Arc<Head>, source: impl TurnSource) {
+    pub fn record(mut self, head: Arc<Head>, source: impl TurnSource, dialect: &'static dyn Dialect) {
         self.turn.log().set_head(head);
         if let Some(commands) = self.commands.take() {
             let (node, turn) = (self.node.clone(), self.turn.clone());
-            Recording { node, turn, commands, source, limits: self.limits.clone(), in_store: self.in_store }.spawn();
+            let limits = self.limits.clone();
+            Recording { node, turn, commands, source, limits, dialect, in_store: self.in_store }.spawn();
         }
     }
 }

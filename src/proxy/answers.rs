@@ -15,7 +15,7 @@ use pingora::{Result, http::ResponseHeader, proxy::Session};
 
 use crate::{
     sse::{Seq, TurnId},
-    turn::Head,
+    turn::{Head, Outcome},
 };
 
 /// Names the turn of a recorded answer.
@@ -26,10 +26,22 @@ pub(super) const HOLDOVER_RESUME: HeaderName = HeaderName::from_static("holdover
 pub(super) const HOLDOVER_FROM: HeaderName = HeaderName::from_static("holdover-from");
 /// The seqs that a resumed answer lacks: `<first>-<last>`, or `<first>-` where all that follows is missing.
 pub(super) const HOLDOVER_GAP: HeaderName = HeaderName::from_static("holdover-gap");
+/// How the turn of a resumed answer ended, where it has ended.
+pub(super) const HOLDOVER_STATE: HeaderName = HeaderName::from_static("holdover-state");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What scripts of other origins may read of a recorded answer.
-const EXPOSED: [&str; 5] = ["Holdover-Turn", "Holdover-Resume", "Holdover-From", "Holdover-Gap", "Location"];
+const EXPOSED: [&str; 6] =
+    ["Holdover-Turn", "Holdover-Resume", "Holdover-From", "Holdover-Gap", "Holdover-State", "Location"];
+
+/// What they may read besides, where it stands on the answer: headers by which clients resume.
+const EXPOSED_IF_THERE: [&str; 5] = [
+    "content-location",
+    "x-resumable-stream-id",
+    "x-vercel-ai-ui-message-stream",
+    "x-workflow-run-id",
+    "x-workflow-stream-tail-index",
+];
 
 /// Header fields of a connection, not of the answer (RFC 9110 §7.6.1), and the length of a body that is not sent as it
 /// came.
@@ -139,6 +151,8 @@ pub(super) struct Following<'a> {
     /// Set on resumed answers.
     pub(super) from: Option<Seq>,
     pub(super) gap: Option<Gap>,
+    /// Set on resumed answers of turns that have ended.
+    pub(super) state: Option<Outcome>,
 }
 
 /// What a resumed answer lacks.
@@ -210,6 +224,9 @@ impl Following<'_> {
         if let Some(gap) = self.gap {
             insert(header, HOLDOVER_GAP, &gap.to_string());
         }
+        if let Some(state) = self.state {
+            insert(header, HOLDOVER_STATE, state.as_str());
+        }
         expose(header);
     }
 }
@@ -242,7 +259,7 @@ pub(super) fn recordable(header: &ResponseHeader) -> Head {
     let of_connection =
         |name: &HeaderName| NOT_REPLAYED.contains(&name.as_str()) || nominated.iter().any(|n| n == name.as_str());
     let kept = header.headers.iter().filter(|(name, _)| !of_connection(name));
-    Head { headers: kept.map(|(name, value)| (name.clone(), value.clone())).collect() }
+    Head { headers: kept.map(|(name, value)| (name.clone(), value.clone())).collect(), ..Head::default() }
 }
 
 /// Lets scripts of other origins read our headers, where the backend lets them read the answer at all.
@@ -252,7 +269,8 @@ fn expose(header: &mut ResponseHeader) {
     }
     let given = header.headers.get_all(ACCESS_CONTROL_EXPOSE_HEADERS).iter().filter_map(|v| v.to_str().ok());
     let mut all: Vec<String> = given.flat_map(|v| v.split(',')).map(|name| name.trim().to_owned()).collect();
-    for name in EXPOSED {
+    let there = EXPOSED_IF_THERE.into_iter().filter(|name| header.headers.contains_key(*name));
+    for name in EXPOSED.into_iter().chain(there) {
         if !all.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             all.push(name.to_owned());
         }

@@ -10,11 +10,12 @@ use super::{
     Gateway,
     answers::{self, Problem},
     body,
-    resume::{self, Asked, From},
+    resume::{self, Resumed},
 };
 use crate::{
     node::{FindError, Found, Stopped},
     principal::Principal,
+    profile::{Follow, From, Replies, Target},
     sse::{Cursor, TurnId},
     turn::Digest,
 };
@@ -23,14 +24,14 @@ use crate::{
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// What a path below the base path names.
-enum Target<'a> {
+enum Named<'a> {
     Turn(&'a str),
     TurnStream(&'a str),
     Session(Cow<'a, str>),
     SessionStream(Cow<'a, str>),
 }
 
-impl<'a> Target<'a> {
+impl<'a> Named<'a> {
     fn parse(path: &'a str) -> Option<Self> {
         let decode = |text: &'a str| percent_decode_str(text).decode_utf8().ok().filter(|text| !text.is_empty());
         let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
@@ -54,23 +55,21 @@ impl Gateway {
         body::discard(session).await?;
         let asker = principal.as_ref().map(|p| *p.as_bytes());
         let asker = asker.as_ref();
-        match (Target::parse(path), &method) {
-            (Some(Target::Turn(turn)), &Method::GET | &Method::HEAD) => self.status(session, turn, asker).await,
-            (Some(Target::Turn(turn)), &Method::DELETE) => self.stop(session, turn, asker).await,
-            (Some(Target::TurnStream(turn)), &Method::GET) => self.stream(session, turn, principal.as_ref()).await,
+        match (Named::parse(path), &method) {
+            (Some(Named::Turn(turn)), &Method::GET | &Method::HEAD) => self.status(session, turn, asker).await,
+            (Some(Named::Turn(turn)), &Method::DELETE) => self.stop(session, turn, asker).await,
+            (Some(Named::TurnStream(turn)), &Method::GET) => self.stream(session, turn, principal.as_ref()).await,
             // What `Holdover-Resume` names can be stopped under the same name.
-            (Some(Target::TurnStream(turn)), &Method::DELETE) => self.stop(session, turn, asker).await,
-            (Some(Target::Session(name)), &Method::GET) => {
-                self.session_status(session, &name, principal.as_ref()).await
-            }
-            (Some(Target::SessionStream(name)), &Method::GET) => {
+            (Some(Named::TurnStream(turn)), &Method::DELETE) => self.stop(session, turn, asker).await,
+            (Some(Named::Session(name)), &Method::GET) => self.session_status(session, &name, principal.as_ref()).await,
+            (Some(Named::SessionStream(name)), &Method::GET) => {
                 self.session_stream(session, &name, principal.as_ref()).await
             }
             (Some(target), _) => {
                 let allow = match target {
-                    Target::Turn(_) => "GET, HEAD, DELETE, OPTIONS",
-                    Target::TurnStream(_) => "GET, DELETE, OPTIONS",
-                    Target::Session(_) | Target::SessionStream(_) => "GET, OPTIONS",
+                    Named::Turn(_) => "GET, HEAD, DELETE, OPTIONS",
+                    Named::TurnStream(_) => "GET, DELETE, OPTIONS",
+                    Named::Session(_) | Named::SessionStream(_) => "GET, OPTIONS",
                 };
                 let message = format!("This URL takes {allow}.");
                 let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
@@ -121,7 +120,21 @@ impl Gateway {
             return answers::problem(session, &Problem::unknown_turn()).await;
         };
         let from = cursor_of(session, &turn);
-        self.resume_as(session, &turn, from, principal, Asked::Stream).await
+        self.resume_own(session, turn, from, principal).await
+    }
+
+    async fn resume_own(
+        &self,
+        session: &mut Session,
+        turn: TurnId,
+        from: From,
+        principal: Option<&Principal>,
+    ) -> Result<()> {
+        let follow = Follow { from, ..Follow::whole(Target::Turn(turn), Replies::STREAM) };
+        match self.resume(session, follow, principal).await? {
+            Resumed::Answered => Ok(()),
+            Resumed::AtBackend(_) => answers::problem(session, &Problem::unknown_turn()).await,
+        }
     }
 
     /// Whether somebody may attach to turns by their session: without identity, whoever guesses a name would read along.
@@ -174,7 +187,7 @@ impl Gateway {
             Ok(found) => {
                 let turn = found.record.id;
                 let from = cursor_of(session, &turn);
-                self.resume_as(session, &turn, from, principal, Asked::Stream).await
+                self.resume_own(session, turn, from, principal).await
             }
             Err(FindError::Unknown) => {
                 let mut header = ResponseHeader::build(StatusCode::NO_CONTENT, Some(4))?;
@@ -190,7 +203,8 @@ impl Gateway {
         match &found.record.head {
             Some(head) => {
                 let (turn, base_path) = (&found.record.id, self.base_path());
-                let following = answers::Following { head, turn, base_path: &base_path, from: None, gap: None };
+                let following =
+                    answers::Following { head, turn, base_path: &base_path, from: None, gap: None, state: None };
                 following.empty(status)
             }
             None => ResponseHeader::build(status, Some(4)).expect("the status is valid"),
@@ -214,6 +228,7 @@ fn status_of(found: &Found) -> serde_json::Value {
         "state": record.end.as_ref().map_or("running", |end| end.outcome.as_str()),
         "reason": record.end.as_ref().map(|end| &*end.reason),
         "route": &*record.route,
+        "profile": record.head.as_ref().map(|head| &*head.profile),
         "started_at": record.started_at,
         "ended_at": record.end.as_ref().map(|end| end.at),
         "first_seq": (record.last > 0).then_some(1),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pingora::{Error, ErrorType, Result, http::ResponseHeader, proxy::Session};
 
-use super::source::Upload;
+use super::{farewell, source::Upload};
 use crate::{
     metrics::Metrics,
     node::{Delivery, Follow},
@@ -15,16 +15,20 @@ const WRITE: usize = 64 << 10;
 /// The error with which a client's connection is broken on purpose.
 pub(super) const BROKEN: ErrorType = ErrorType::Custom("TurnBroken");
 
-/// Writes the header and follows the turn to its end. An error ends the connection: the client is gone, takes nothing, or
+/// Writes the header, what a resumed stream must begin with, and follows the turn to its end. An error ends the connection: the client is gone, takes nothing, or
 /// must not take the answer for complete.
 pub(super) async fn deliver(
     session: &mut Session,
     header: ResponseHeader,
+    priming: Option<Bytes>,
     mut follow: Follow,
     mut upload: Upload,
     metrics: &Metrics,
 ) -> Result<()> {
     session.write_response_header(Box::new(header), false).await?;
+    if let Some(priming) = priming {
+        write(session, priming).await.inspect_err(|error| cut(metrics, error))?;
+    }
     loop {
         let delivery = tokio::select! {
             delivery = follow.next() => delivery,
@@ -42,6 +46,13 @@ pub(super) async fn deliver(
                 }
             }
             Delivery::End(_) => return session.write_response_body(None, true).await,
+            Delivery::Lost(end) => {
+                let Some(event) = farewell::said_at_once(follow.log(), &end) else {
+                    return Err(Error::explain(BROKEN, "turn_broken").into_down());
+                };
+                write(session, event).await.inspect_err(|error| cut(metrics, error))?;
+                return session.write_response_body(None, true).await;
+            }
             Delivery::Broken(reason) => {
                 if reason == "behind" {
                     metrics.followers_cut.with_label_values(&[reason]).inc();

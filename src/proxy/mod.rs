@@ -5,9 +5,12 @@
 //! | `front` | the listener's side: a deadline for request heads |
 //! | `hygiene` | refuses what no proxy should forward |
 //! | `start` | a request that may become a turn: admitted, sent upstream once, recorded |
-//! | `resume` | a request that names a place in a turn |
+//! | `resume` | a request that goes on with a turn |
+//! | `asks` | a request that goes on with a turn, or stops one, in its clients' own way |
+//! | `names` | the other names that clients know turns by |
 //! | `control` | Holdover's own URLs |
 //! | `deliver` | hands a turn to one client |
+//! | `farewell` | what a client is told whose turn was lost |
 //! | `body` | request bodies that are read here |
 //! | `source` | the upstream side as a subrequest of Pingora's |
 //! | `upstreams`, `forwarded` | which backend; what it is told of the client |
@@ -17,12 +20,15 @@
 //! the same filters a second time; what may not goes Pingora's own way.
 
 mod answers;
+mod asks;
 mod body;
 mod control;
 mod deliver;
+mod farewell;
 mod forwarded;
 mod front;
 mod hygiene;
+mod names;
 mod resume;
 mod source;
 mod start;
@@ -43,18 +49,13 @@ use pingora::{
 };
 use prometheus::IntGauge;
 
-use self::{
-    answers::Problem,
-    deliver::BROKEN,
-    resume::{Asked, From},
-    source::Mark,
-    upstreams::Target,
-};
+use self::{answers::Problem, deliver::BROKEN, resume::Resumed, source::Mark, upstreams::Target};
 use crate::{
     config::{Config, PathParams, Route},
     node::{Node, Pace},
     principal::{Identifier, IdentityError},
-    sse::Cursor,
+    profile::{self, Follow, From, Replies, Request},
+    sse::{Cursor, EventId},
 };
 pub use front::Front;
 pub use upstreams::{Upstreams, UpstreamsError};
@@ -88,6 +89,7 @@ impl std::ops::Deref for Gateway {
 }
 
 /// The route of a request.
+#[derive(Default)]
 struct Matched {
     route: Route,
     params: PathParams,
@@ -96,6 +98,18 @@ struct Matched {
 impl Matched {
     fn pace(&self) -> Pace {
         pace(&self.route)
+    }
+
+    /// The request as profiles look at it, without its body.
+    fn request(&self, session: &Session) -> Request {
+        Request::new(session.req_header().clone(), self.params.clone(), &self.route)
+    }
+
+    /// What its client gets that comes back with an event id of ours.
+    fn resume(&self, session: &Session, id: &EventId) -> Follow {
+        let request = self.request(session);
+        let replies = profile::of_request(&self.route.profile, &request).replies(&request);
+        Follow { from: From::After(id.seq), ..Follow::whole(profile::Target::Turn(id.turn), replies) }
     }
 }
 
@@ -175,6 +189,31 @@ impl Gateway {
         Some(Matched { route: route.clone(), params })
     }
 
+    /// The first recorded route that takes the path with any method: the URLs at which its clients go on with their turns
+    /// need not be named in the configuration.
+    fn matched_by_path(&self, request: &RequestHeader) -> Option<Matched> {
+        let settings = self.settings.load();
+        let mut recorded = settings.routes.iter().filter(|route| route.record);
+        recorded.find_map(|route| {
+            let params = route.path.matches(request.uri.path())?;
+            Some(Matched { route: route.clone(), params })
+        })
+    }
+
+    /// The route of a request that no route records, and that a profile takes for one of its own nevertheless.
+    fn matched_if_asking(&self, session: &mut Session) -> Option<Matched> {
+        if matches!(session.req_header().method, Method::HEAD | Method::OPTIONS)
+            || session.is_upgrade_req()
+            || !session.as_mut().is_body_empty()
+        {
+            return None;
+        }
+        let matched = self.matched_by_path(session.req_header())?;
+        let (request, route) = (matched.request(session), &matched.route.profile);
+        let asks = !profile::named(route).passes(&request) && !profile::asks(route, &request).is_empty();
+        asks.then_some(matched)
+    }
+
     /// The route of a turn that was started before. After a reload it may be gone; what matters then is the default.
     fn route_named(&self, name: &str) -> Route {
         let settings = self.settings.load();
@@ -208,8 +247,12 @@ impl Gateway {
         if let Some(matched) = &matched {
             ctx.max_body = matched.route.max_request_body;
         }
-        let recorded = matched.filter(|_| may_become_turn(session));
-        if own.is_none() && resumed.is_none() && recorded.is_none() {
+        let recorded = matched.filter(|matched| may_become_turn(session, matched));
+        let asking = match &recorded {
+            None if own.is_none() && resumed.is_none() => self.matched_if_asking(session),
+            _ => None,
+        };
+        if own.is_none() && resumed.is_none() && recorded.is_none() && asking.is_none() {
             return Ok(false);
         }
         session.set_write_timeout(Some(settings.listen.write_timeout));
@@ -222,8 +265,8 @@ impl Gateway {
                 self.node.metrics().requests_rejected.with_label_values(&[error.reason()]).inc();
                 match resumed {
                     Some(_) if own.is_none() && error == IdentityError::Unavailable => {
-                        let asked = Asked::of(&session.req_header().method, &session.req_header().headers);
-                        resume::not_now(session, asked, identity_problem(&error)).await?;
+                        let replies = Replies::of(&session.req_header().method, &session.req_header().headers);
+                        resume::not_now(session, &replies, identity_problem(&error)).await?;
                     }
                     _ => answers::problem(session, &identity_problem(&error)).await?,
                 }
@@ -235,7 +278,17 @@ impl Gateway {
             self.control(session, &path, principal).await?;
         } else if let Some(id) = resumed {
             ctx.kind = Kind::Resume;
-            self.resume(session, &id.turn, From::After(id.seq), principal.as_ref()).await?;
+            let matched = self.matched_by_path(session.req_header());
+            let follow = matched.as_ref().unwrap_or(&Matched::default()).resume(session, &id);
+            if let Resumed::AtBackend(native_id) = self.resume(session, follow, principal.as_ref()).await? {
+                session.req_header_mut().insert_header(LAST_EVENT_ID, &native_id[..])?;
+                self.start(session, &matched.unwrap_or_default(), principal).await?;
+            }
+        } else if let Some(matched) = asking {
+            ctx.kind = Kind::Resume;
+            body::discard(session).await?;
+            let request = matched.request(session).with_body(Some(Bytes::new()));
+            return self.answer_ask(session, &matched, &request, principal.as_ref()).await;
         } else if let Some(matched) = recorded {
             ctx.kind = Kind::Start;
             self.start(session, &matched, principal).await?;
@@ -244,11 +297,12 @@ impl Gateway {
     }
 }
 
-/// Requests whose answer cannot be a turn go Pingora's own way: upgrades, and methods and ranges that have no stream for
-/// an answer.
-fn may_become_turn(session: &Session) -> bool {
+/// Requests whose answer cannot be a turn go Pingora's own way: upgrades, methods and ranges that have no stream for an
+/// answer, and what the profile of the route leaves to the backend.
+fn may_become_turn(session: &Session, matched: &Matched) -> bool {
     let request = session.req_header();
     !(session.is_upgrade_req()
+        || profile::named(&matched.route.profile).passes(&matched.request(session))
         || matches!(request.method, Method::HEAD | Method::OPTIONS)
         || request.headers.contains_key(header::UPGRADE)
         || request.headers.contains_key(header::RANGE))

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode, header};
+use bytes::Bytes;
+use http::StatusCode;
 use pingora::{Error, ErrorType, Result, proxy::Session};
 
 use super::{
@@ -10,130 +11,93 @@ use super::{
     answers::{self, Gap, Problem},
     body,
     deliver::{self, BROKEN},
+    farewell,
     source::Upload,
 };
 use crate::{
     config::{OnGap, Route},
     node::{FindError, FollowError, Found, Place},
     principal::Principal,
-    sse::{Cursor, Seq, TurnId},
+    profile::{self, Ended, Follow, From, Profile, Replies, Target},
+    sse::{Message, Seq, TurnId},
     store::Durability,
-    turn::Digest,
+    turn::{self, Digest, Log, Outcome},
 };
 
-/// How a client asked, which decides what it understands as "nothing left" and "unknown" (`docs/http.md`; a wrong answer
-/// makes some real client loop).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// GET on the backend's URL: EventSource and kin. Only 204 stops them, and an error status ends them for good.
-    EventSource,
-    /// POST from a browser: fetch-event-source. It stops at a stream that ends cleanly, and retries everything else.
-    BrowserPost,
-    /// Another method than GET, not from a browser.
-    Post,
-    /// Holdover's own URL, which names the turn.
-    Stream,
-}
-
-impl Asked {
-    /// How a request on a backend's URL asks.
-    pub(super) fn of(method: &Method, headers: &HeaderMap) -> Self {
-        let from_browser = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-mode");
-        let no_cache =
-            headers.get(header::CACHE_CONTROL).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"no-cache"));
-        match *method {
-            Method::GET => Self::EventSource,
-            _ if from_browser && !no_cache => Self::BrowserPost,
-            _ => Self::Post,
-        }
-    }
-
-    fn nothing_left(self) -> StatusCode {
-        match self {
-            Self::BrowserPost => StatusCode::OK,
-            Self::EventSource | Self::Post | Self::Stream => StatusCode::NO_CONTENT,
-        }
-    }
-}
-
-/// Where to go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
-    /// After this seq; 0 is the start.
-    After(Seq),
-    /// What comes from now on.
-    Now,
-}
-
-impl From {
-    /// The place that a cursor names in `turn`, whose name is known from the URL. A cursor that is malformed, negative or
-    /// of another turn means the start: never "no cursor", and never an empty answer.
-    pub(super) fn cursor(cursor: &Cursor, turn: &TurnId) -> Self {
-        match cursor {
-            Cursor::After(id) if id.turn == *turn => Self::After(id.seq),
-            Cursor::Now => Self::Now,
-            Cursor::After(_) | Cursor::Start | Cursor::Foreign => Self::After(0),
-        }
-    }
-}
+/// How far before its cursor a turn is read to find an id of the backend's.
+const NATIVE_IDS: Seq = 256;
 
 /// How long an EventSource is held while the store is away or does not know its turn: any status but 200 would end it for
 /// good.
 const HOLD: Duration = Duration::from_secs(5);
+
+/// What became of a resume.
+#[derive(Debug)]
+pub(super) enum Resumed {
+    /// It was answered.
+    Answered,
+    /// The turn is over here, but not at its backend, which can go on behind this id of its own.
+    AtBackend(Bytes),
+}
 
 impl Gateway {
     /// Goes on with the turn that a `Last-Event-ID` names.
     pub(super) async fn resume(
         &self,
         session: &mut Session,
-        turn: &TurnId,
-        from: From,
+        follow: Follow,
         principal: Option<&Principal>,
-    ) -> Result<()> {
-        let asked = Asked::of(&session.req_header().method, &session.req_header().headers);
+    ) -> Result<Resumed> {
         body::discard(session).await?;
-        self.resume_as(session, turn, from, principal, asked).await
+        let asker = principal.map(|p| *p.as_bytes());
+        let Target::Turn(turn) = follow.target else {
+            return Err(Error::explain(ErrorType::InternalError, "an event id names its turn"));
+        };
+        match self.find_patiently(&turn, asker.as_ref(), &follow.replies).await {
+            Ok(found) => self.continue_turn(session, found, follow).await,
+            Err(error) => self.not_found(session, &follow.replies, &error).await.map(|()| Resumed::Answered),
+        }
     }
 
-    /// Goes on with a turn, for a client that asked in a certain way.
-    pub(super) async fn resume_as(
+    /// Finds a turn, for a client that an error would end for good: what may be there in a moment is waited for.
+    async fn find_patiently(
         &self,
-        session: &mut Session,
         turn: &TurnId,
-        from: From,
-        principal: Option<&Principal>,
-        asked: Asked,
-    ) -> Result<()> {
-        let asker = principal.map(|p| *p.as_bytes());
+        asker: Option<&Digest>,
+        replies: &Replies,
+    ) -> std::result::Result<Found, FindError> {
         let deadline = tokio::time::Instant::now() + HOLD;
         // A store that is elsewhere may have lost a turn that its owner is about to write again.
         let may_appear = self.node.store().durability() != Durability::Held;
-        let found = loop {
-            match self.node.find(turn, asker.as_ref()).await {
+        loop {
+            match self.node.find(turn, asker).await {
                 Err(error)
-                    if asked == Asked::EventSource
+                    if replies.patient
                         && (may_appear || error != FindError::Unknown)
                         && tokio::time::Instant::now() < deadline =>
                 {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
-                found => break found,
+                found => return found,
             }
-        };
-        match found {
-            Ok(found) => self.continue_turn(session, found, from, asked).await,
-            Err(FindError::Unknown) => {
+        }
+    }
+
+    /// Says that the turn is not to be had.
+    pub(super) async fn not_found(&self, session: &mut Session, replies: &Replies, error: &FindError) -> Result<()> {
+        match error {
+            FindError::Unknown => {
                 self.count_resume("unknown");
-                self.unknown(session, asked).await
+                unknown(session, replies).await
             }
-            Err(FindError::Store(_)) => self.store_down(session, asked).await,
+            FindError::Store(_) => self.store_down(session, replies).await,
         }
     }
 
     /// A start that was recognised as a retry follows its turn from the first event. False: it turned out to be no turn.
     /// It may get lost as the one before it was, and be sent once more: `mark` is what it is recognised by then.
     pub(super) async fn attach(&self, session: &mut Session, found: Found, mark: Option<&Digest>) -> Result<bool> {
-        let asked = Asked::of(&session.req_header().method, &session.req_header().headers);
+        let replies = Replies::of(&session.req_header().method, &session.req_header().headers);
         let route = self.route_named(&found.record.route);
         let (id, live) = (found.record.id, found.live.clone());
         let body_read = session.as_mut().is_body_done();
@@ -147,47 +111,105 @@ impl Gateway {
         let place = match placed {
             Ok(place) => place,
             Err(FollowError::NotAStream | FollowError::Find(FindError::Unknown)) => return Ok(false),
-            Err(error) => return self.refuse(session, asked, &error).await.map(|()| true),
+            Err(error) => return self.refuse(session, &replies, &error).await.map(|()| true),
         };
         // Only now is it certain that the body need not go upstream.
         body::discard(session).await?;
         let written_at = self.node.clock().now();
-        let followed = self.deliver_from(session, &found, &route, place, asked).await;
+        let follow = Follow::whole(Target::Turn(id), replies);
+        let followed = self.deliver_from(session, &found, &route, place, follow).await;
         if followed.is_err() && live.is_none_or(|turn| turn.log().ended().is_none()) {
             self.node.client_lost(&id, mark, Some(written_at)).await;
         }
         followed.map(|()| true)
     }
 
-    async fn continue_turn(&self, session: &mut Session, found: Found, from: From, asked: Asked) -> Result<()> {
+    /// Goes on with a turn that was found.
+    pub(super) async fn continue_turn(&self, session: &mut Session, found: Found, follow: Follow) -> Result<Resumed> {
         let route = self.route_named(&found.record.route);
-        let after = match from {
-            From::After(seq) => seq,
-            From::Now => found.record.last,
+        let place = async {
+            let after = self.seq_of(&found, &follow).await?;
+            let mut place = self.node.place(&found, after, route.followers as usize).await?;
+            if self.is_empty_behind(&found, &place, &follow).await? {
+                place.nothing_left = true;
+            }
+            Ok::<_, FollowError>(place)
         };
         let placed = tokio::select! {
-            placed = self.node.place(&found, after, route.followers as usize) => placed,
+            placed = place => placed,
             gone = client_left(session) => return Err(gone),
         };
         match placed {
-            Ok(place) => self.deliver_from(session, &found, &route, place, asked).await,
-            Err(error) => self.refuse(session, asked, &error).await,
+            Ok(place) => {
+                if let Some(native_id) = self.goes_on_at_backend(&found, &place).await {
+                    self.count_resume("at_backend");
+                    return Ok(Resumed::AtBackend(native_id));
+                }
+                self.deliver_from(session, &found, &route, place, follow).await
+            }
+            Err(error) => self.refuse(session, &follow.replies, &error).await,
+        }
+        .map(|()| Resumed::Answered)
+    }
+
+    /// The seq after which the client wants to go on.
+    async fn seq_of(&self, found: &Found, follow: &Follow) -> std::result::Result<Seq, FollowError> {
+        match &follow.from {
+            From::After(seq) => Ok(*seq),
+            From::Now => Ok(found.record.last),
+            From::Last(count) => {
+                let log = self.node.log(found, 0).await?;
+                Ok(counted(&log, follow.trailer).saturating_sub(*count))
+            }
+            From::Behind(had) => {
+                let log = self.node.log(found, 0).await?;
+                let had = |seq: &Seq| log.message(*seq, |message| had(message)).unwrap_or(true);
+                Ok((log.base() + 1..=log.last()).take_while(had).last().unwrap_or(log.base()))
+            }
         }
     }
 
-    async fn refuse(&self, session: &mut Session, asked: Asked, error: &FollowError) -> Result<()> {
+    /// Whether a turn that has ended has nothing for this client: it was sent once, is not sent at all, or has only events
+    /// left that count for nothing.
+    async fn is_empty_behind(
+        &self,
+        found: &Found,
+        place: &Place,
+        follow: &Follow,
+    ) -> std::result::Result<bool, FollowError> {
+        let Some(end) = place.end() else { return Ok(false) };
+        match follow.ended {
+            Ended::NothingLeft => return Ok(true),
+            Ended::SentOnce if end.is_clean() && self.was_delivered(&found.record.id).await => return Ok(true),
+            Ended::Sent | Ended::SentOnce => {}
+        }
+        Ok(end.is_clean() && place.after > 0 && place.after >= counted(&place.log, follow.trailer))
+    }
+
+    /// The backend's own id behind which it can go on with a turn that ended here without its last event.
+    async fn goes_on_at_backend(&self, found: &Found, place: &Place) -> Option<Bytes> {
+        let end = place.end().filter(|_| place.nothing_left || place.log.capped().is_some())?;
+        let profile = profile::named(&place.log.head()?.profile);
+        if !profile.resumes_natively() || matches!(end.outcome, Outcome::Cancelled | Outcome::Superseded) {
+            return None;
+        }
+        let before = place.after.saturating_sub(NATIVE_IDS);
+        let log = self.node.log(found, before).await.ok()?;
+        let at_the_end = place.after == log.last();
+        let over = turn::terminal(profile, &log).is_some();
+        (at_the_end && !over).then(|| log.native_id(place.after)).flatten()
+    }
+
+    async fn refuse(&self, session: &mut Session, replies: &Replies, error: &FollowError) -> Result<()> {
         match error {
             FollowError::TooMany => {
                 self.count_resume("too_many_followers");
                 let message = "This turn is followed by as many connections as its route allows. Try again.";
                 let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_followers", message);
-                not_now(session, asked, problem.retry_after(Duration::from_secs(5))).await
+                not_now(session, replies, problem.retry_after(Duration::from_secs(5))).await
             }
-            FollowError::NotAStream | FollowError::Find(FindError::Unknown) => {
-                self.count_resume("unknown");
-                self.unknown(session, asked).await
-            }
-            FollowError::Find(FindError::Store(_)) => self.store_down(session, asked).await,
+            FollowError::NotAStream => self.not_found(session, replies, &FindError::Unknown).await,
+            FollowError::Find(error) => self.not_found(session, replies, error).await,
         }
     }
 
@@ -198,7 +220,7 @@ impl Gateway {
         found: &Found,
         route: &Route,
         mut place: Place,
-        asked: Asked,
+        follow: Follow,
     ) -> Result<()> {
         if let Some((first, last)) = place.gap
             && !place.nothing_left
@@ -214,34 +236,65 @@ impl Gateway {
         }
         let head = place.log.head().unwrap_or_default();
         let base_path = self.base_path();
+        let end = place.end();
         let following = answers::Following {
             head: &head,
             turn: &found.record.id,
             base_path: &base_path,
             from: Some(place.after),
             gap: gap_of(&place),
+            state: end.as_ref().map(|end| end.outcome),
         };
         if place.nothing_left {
             if let Some((first, last)) = place.gap
-                && asked == Asked::Stream
+                && follow.replies.ahead_is_conflict
             {
                 self.count_resume("gap");
                 return self.gap(session, found, &place, first, last).await;
             }
             self.count_resume("nothing_left");
-            let header = following.empty(asked.nothing_left());
-            return session.write_response_header(Box::new(header), true).await;
+            let header = following.empty(follow.replies.nothing_left);
+            let said = end.filter(|end| !end.is_clean()).and_then(|end| farewell::said_afterwards(&place.log, &end));
+            return match said.filter(|_| follow.replies.nothing_left == StatusCode::OK) {
+                Some(event) => answers::whole(session, header, event).await,
+                None => session.write_response_header(Box::new(header), true).await,
+            };
         }
         self.count_resume(if place.gap.is_some() {
             "gap"
-        } else if place.end().is_some() {
+        } else if end.is_some() {
             "replayed"
         } else {
             "live"
         });
-        let header = following.stream(session.req_header().version);
-        let follow = place.follow(super::pace(route), self.node.metrics().clone());
-        deliver::deliver(session, header, follow, Upload::none(), self.node.metrics()).await
+        let mut header = following.stream(session.req_header().version);
+        if let Some(name) = follow.tail_index {
+            let tail = counted(&place.log, follow.trailer).checked_sub(1).map_or(-1, |n| n as i64);
+            answers::insert(&mut header, name, &tail.to_string());
+        }
+        let profile = profile::named(&head.profile);
+        let priming = (profile.primes() && place.after > 0).then(|| prime(&found.record.id, place.after));
+        let reading = place.follow(super::pace(route), follow.rewrite, self.node.metrics().clone());
+        deliver::deliver(session, header, priming, reading, Upload::none(), self.node.metrics()).await?;
+        self.delivered(&found.record.id, profile).await;
+        Ok(())
+    }
+
+    /// Notes that some client got a turn to its end, where that matters.
+    pub(super) async fn delivered(&self, turn: &TurnId, profile: &dyn Profile) {
+        if profile.notes_delivery() {
+            let kept = self.settings.load().store.retain_after_end;
+            // A note that is lost costs one replay too many, which `replay_finished` allows for.
+            let _ = self.node.store().note(&self.delivery_key(turn), turn, kept).await;
+        }
+    }
+
+    async fn was_delivered(&self, turn: &TurnId) -> bool {
+        self.node.store().noted(&self.delivery_key(turn)).await.is_ok_and(|noted| noted.is_some())
+    }
+
+    fn delivery_key(&self, turn: &TurnId) -> Digest {
+        self.identity().mark(None, &[b"delivered", turn.as_str().as_bytes()])
     }
 
     async fn gap(&self, session: &mut Session, found: &Found, place: &Place, first: Seq, last: Seq) -> Result<()> {
@@ -253,6 +306,7 @@ impl Gateway {
             base_path: &base_path,
             from: None,
             gap: Some(Gap::Between(first, last)),
+            state: place.end().map(|end| end.outcome),
         };
         let header = following.empty(StatusCode::CONFLICT);
         let message = format!(
@@ -262,19 +316,9 @@ impl Gateway {
         answers::problem_under(session, header, &Problem::new(StatusCode::CONFLICT, "gap", message)).await
     }
 
-    async fn unknown(&self, session: &mut Session, asked: Asked) -> Result<()> {
-        if asked != Asked::EventSource {
-            return answers::problem(session, &Problem::unknown_turn()).await;
-        }
-        // To an EventSource 204 means: do not come back. Any error status would too, but as an error.
-        let mut header = pingora::http::ResponseHeader::build(StatusCode::NO_CONTENT, Some(4))?;
-        answers::readable_for_origin(session, &mut header);
-        session.write_response_header(Box::new(header), true).await
-    }
-
-    async fn store_down(&self, session: &mut Session, asked: Asked) -> Result<()> {
+    async fn store_down(&self, session: &mut Session, replies: &Replies) -> Result<()> {
         self.count_resume("store_down");
-        not_now(session, asked, Problem::store_down()).await
+        not_now(session, replies, Problem::store_down()).await
     }
 
     fn count_resume(&self, result: &str) {
@@ -288,12 +332,34 @@ fn gap_of(place: &Place) -> Option<Gap> {
     place.gap.map(|(first, last)| Gap::Between(first, last)).or_else(cut_short)
 }
 
-/// Tells of what may pass. An EventSource retries a broken connection for ever, and gives up at an error status.
-pub(super) async fn not_now(session: &mut Session, asked: Asked, problem: Problem) -> Result<()> {
-    match asked {
-        Asked::EventSource => Err(Error::explain(BROKEN, problem.code).into_down()),
-        Asked::BrowserPost | Asked::Post | Asked::Stream => answers::problem(session, &problem).await,
+/// How many events there are that count, for a client to which the last ones do not ([`Follow::trailer`]).
+fn counted(log: &Log, trailer: fn(&Message<'_>) -> bool) -> Seq {
+    let last = log.shown();
+    (log.base() + 1..=last).rev().find(|seq| !log.message(*seq, trailer).unwrap_or(false)).unwrap_or(0)
+}
+
+/// An event without content, so that a client that is cut off before the next one comes back with its cursor.
+fn prime(turn: &TurnId, seq: Seq) -> Bytes {
+    format!("data:\nid: {turn}-{seq}\n\n").into()
+}
+
+/// Says that there is no such turn. 204 means: do not come back.
+async fn unknown(session: &mut Session, replies: &Replies) -> Result<()> {
+    if replies.unknown != StatusCode::NO_CONTENT {
+        let problem = Problem { status: replies.unknown, ..Problem::unknown_turn() };
+        return answers::problem(session, &problem).await;
     }
+    let mut header = pingora::http::ResponseHeader::build(StatusCode::NO_CONTENT, Some(4))?;
+    answers::readable_for_origin(session, &mut header);
+    session.write_response_header(Box::new(header), true).await
+}
+
+/// Tells of what may pass. An EventSource retries a broken connection for ever, and gives up at an error status.
+pub(super) async fn not_now(session: &mut Session, replies: &Replies, problem: Problem) -> Result<()> {
+    if replies.patient {
+        return Err(Error::explain(BROKEN, problem.code).into_down());
+    }
+    answers::problem(session, &problem).await
 }
 
 /// Waits until the client leaves. Its request body has been read.

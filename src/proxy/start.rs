@@ -22,7 +22,7 @@ use crate::{
     config::{self, Concurrent},
     node::{Begun, Following, LiveTurn, Pending, Refused, Start},
     principal::Principal,
-    profile,
+    profile::{self, Profile, Request},
     sse::TurnId,
     turn::{Detached, Digest, Limits, Millis, Session as TurnSession, admission::Marks},
 };
@@ -31,11 +31,16 @@ use crate::{
 /// starts. A larger one, or one of unknown length, streams through unread.
 const INSPECTED: usize = 1 << 20;
 
-/// What is known of a start before it is admitted.
+/// How long a backend may take to answer that it stops a turn.
+pub(super) const STOP_ANSWER: Duration = Duration::from_secs(5);
+
+/// A start on its way to become a turn.
 struct Prepared {
     start: Start,
-    /// The request body, where it was read.
-    body: Option<Bytes>,
+    /// As the client sent it, with its body, where that was read.
+    request: Arc<Request>,
+    profile: &'static dyn Profile,
+    principal: Option<Principal>,
 }
 
 /// What came of the upstream's answer.
@@ -59,10 +64,14 @@ impl Gateway {
         principal: Option<Principal>,
     ) -> Result<()> {
         let by_session = self.sessions_are_open_to(principal.as_ref());
-        let prepared = match self.prepare(session, matched, principal).await? {
-            Ok(prepared) => prepared,
+        let request = match self.read(session, matched).await? {
+            Ok(request) => request,
             Err(problem) => return answers::problem(session, &problem).await,
         };
+        if self.answer_ask(session, matched, &request, principal.as_ref()).await? {
+            return Ok(());
+        }
+        let prepared = self.prepare(matched, request, principal).await;
         let likely = likely_stream(session.req_header());
         // A request that hardly becomes a turn costs the store nothing until it does.
         let admission = if likely || prepared.start.session.is_some() {
@@ -90,7 +99,12 @@ impl Gateway {
         } else {
             Admission::Later(prepared.start.clone())
         };
-        self.forward(session, matched, admission, prepared.body, likely).await
+        if let Some(turn) = admission.turn() {
+            let Prepared { profile, request, principal, .. } = &prepared;
+            let names = profile.names(request, &http::HeaderMap::new());
+            self.note_names(*profile, names, &turn.admitted().id, principal.as_ref()).await;
+        }
+        self.forward(session, matched, admission, prepared, likely).await
     }
 
     /// The session takes one turn at a time. The name of the one that runs is a key to it: `turn` is set for who may attach
@@ -108,20 +122,19 @@ impl Gateway {
         answers::problem_under(session, header, &busy(message)).await
     }
 
-    /// Reads what must be read before admission.
-    async fn prepare(
-        &self,
-        session: &mut Session,
-        matched: &Matched,
-        principal: Option<Principal>,
-    ) -> Result<std::result::Result<Prepared, Problem>> {
+    /// Reads what must be read of a request before it is known what becomes of it.
+    async fn read(&self, session: &mut Session, matched: &Matched) -> Result<std::result::Result<Request, Problem>> {
         let route = &matched.route;
         let length = content_length(session.req_header());
         if length.is_some_and(|length| length > route.max_request_body as u64) {
             return Ok(Err(Problem::body_too_large(Some(route.max_request_body))));
         }
-        let wants_body =
-            matches!(route.session, Some(config::SessionSource::Body(_) | config::SessionSource::Multipart(_)));
+        let wants_body = match route.session {
+            None => is_json(session.req_header()),
+            Some(ref source) => {
+                matches!(source, config::SessionSource::Body(_) | config::SessionSource::Multipart(_))
+            }
+        };
         let short = length.is_some_and(|length| length <= INSPECTED as u64);
         let body = if session.as_mut().is_body_empty() {
             Some(Bytes::new())
@@ -133,15 +146,18 @@ impl Gateway {
         } else {
             None
         };
-        let request = session.req_header();
-        let name = match &route.session {
-            Some(source) => profile::session_name(source, request, &matched.params, body.as_ref()).await,
-            None => None,
-        };
+        Ok(Ok(matched.request(session).with_body(body)))
+    }
+
+    /// Finds out what a start is and what it can be recognised by.
+    async fn prepare(&self, matched: &Matched, request: Request, principal: Option<Principal>) -> Prepared {
+        let route = &matched.route;
+        let profile = profile::of_request(&route.profile, &request);
+        let name = profile::session_name(route.session.as_ref(), profile, &request).await;
         let identity = self.identity();
         let session_of_turn =
             name.map(|name| TurnSession { key: *identity.session_key(principal.as_ref(), &name).as_bytes(), name });
-        let marks = self.marks(request, principal.as_ref(), body.as_ref());
+        let marks = self.marks(&request, principal.as_ref());
         let start = Start {
             route: route.name.as_str().into(),
             limits: limits(route, &self.settings.load().store),
@@ -156,25 +172,25 @@ impl Gateway {
             },
             marks,
         };
-        Ok(Ok(Prepared { start, body }))
+        Prepared { start, request: Arc::new(request), profile, principal }
     }
 
     /// What the start can be recognised by: hashes over who asks, what for, and what names the start. Without identity, the
     /// cookies may be who asks: starts with other cookies are other starts.
-    fn marks(&self, request: &RequestHeader, principal: Option<&Principal>, body: Option<&Bytes>) -> Marks {
+    fn marks(&self, request: &Request, principal: Option<&Principal>) -> Marks {
         let identity = self.identity();
-        let path = request.uri.path_and_query().map_or("/", |p| p.as_str());
+        let (path, headers) = (request.target(), request.headers());
         let mark = |kind: &str, value: &[u8]| -> Digest {
-            let mut parts = vec![kind.as_bytes(), request.method.as_str().as_bytes(), path.as_bytes(), value];
+            let mut parts = vec![kind.as_bytes(), request.method().as_str().as_bytes(), path.as_bytes(), value];
             if principal.is_none() {
-                parts.extend(request.headers.get_all(header::COOKIE).iter().map(|cookies| cookies.as_bytes()));
+                parts.extend(headers.get_all(header::COOKIE).iter().map(|cookies| cookies.as_bytes()));
             }
             identity.mark(principal, &parts)
         };
-        let retries = request.headers.get("x-stainless-retry-count").and_then(|v| v.to_str().ok());
+        let retries = request.header("x-stainless-retry-count");
         Marks {
-            idempotency: request.headers.get("idempotency-key").map(|key| mark("idempotency", key.as_bytes())),
-            body: body.map(|body| mark("body", body)),
+            idempotency: headers.get("idempotency-key").map(|key| mark("idempotency", key.as_bytes())),
+            body: request.body().map(|body| mark("body", body)),
             retry: retries.and_then(|n| n.trim().parse::<u32>().ok()).is_some_and(|n| n >= 1),
         }
     }
@@ -185,14 +201,14 @@ impl Gateway {
         session: &mut Session,
         matched: &Matched,
         admission: Admission,
-        body: Option<Bytes>,
+        prepared: Prepared,
         likely: bool,
     ) -> Result<()> {
         let no_content = content_length(session.req_header()) == Some(0);
         let mark = Mark { identity_coding: likely, no_content, max_body: matched.route.max_request_body };
         let upstream = source::send(session, mark)?;
         let mut upload = Upload::new(upstream.body.clone(), matched.route.max_request_body);
-        if let Some(body) = body {
+        if let Some(body) = prepared.request.body().cloned() {
             // The subrequest takes a body only if the request announced one.
             upload.whole((!session.as_mut().is_body_empty()).then_some(body)).await;
         } else {
@@ -204,6 +220,7 @@ impl Gateway {
         let waiting = OpeningTask {
             gateway: self.clone(),
             admission,
+            prepared,
             upstream,
             limit: self.settings.load().upstream.response_header_timeout,
             opened,
@@ -250,13 +267,24 @@ impl Gateway {
     ) -> Result<()> {
         let id = turn.admitted().id;
         let head = turn.log().head().unwrap_or_default();
-        let header = answers::Following { head: &head, turn: &id, base_path: &self.base_path(), from: None, gap: None }
-            .stream(session.req_header().version);
+        let header = answers::Following {
+            head: &head,
+            turn: &id,
+            base_path: &self.base_path(),
+            from: None,
+            gap: None,
+            state: None,
+        }
+        .stream(session.req_header().version);
         let follow = self.node.follow_first(turn, matched.pace(), following);
         let written_at: Millis = self.node.clock().now();
-        let delivered = deliver::deliver(session, header, follow, upload, self.node.metrics()).await;
-        if delivered.is_err() && turn.log().ended().is_none() {
-            self.node.client_lost(&id, body_mark.as_ref(), Some(written_at)).await;
+        let delivered = deliver::deliver(session, header, None, follow, upload, self.node.metrics()).await;
+        match &delivered {
+            Ok(()) => self.delivered(&id, profile::named(&head.profile)).await,
+            Err(_) if turn.log().ended().is_none() => {
+                self.node.client_lost(&id, body_mark.as_ref(), Some(written_at)).await;
+            }
+            Err(_) => {}
         }
         delivered
     }
@@ -297,6 +325,7 @@ impl Admission {
 struct OpeningTask {
     gateway: Gateway,
     admission: Admission,
+    prepared: Prepared,
     upstream: Upstream,
     limit: Duration,
     opened: oneshot::Sender<Opened>,
@@ -304,7 +333,7 @@ struct OpeningTask {
 
 impl OpeningTask {
     async fn run(self) {
-        let Self { gateway, mut admission, mut upstream, limit, opened: mut tell } = self;
+        let Self { gateway, mut admission, prepared, mut upstream, limit, opened: mut tell } = self;
         let hardly_a_turn = matches!(admission, Admission::Later(_));
         let answered = tokio::select! {
             answered = tokio::time::timeout(limit, final_header(&mut upstream)) => answered,
@@ -317,7 +346,7 @@ impl OpeningTask {
         };
         let opened = match answered {
             Ok(Some((header, false))) if is_event_stream(&header) => {
-                record(&gateway, admission, header, upstream).await
+                record(&gateway, admission, &prepared, header, upstream).await
             }
             Ok(Some((header, end))) => Opened::Plain(header, end, upstream),
             Ok(None) => Opened::Nothing(StatusCode::BAD_GATEWAY),
@@ -328,7 +357,8 @@ impl OpeningTask {
     }
 }
 
-async fn final_header(upstream: &mut Upstream) -> Option<(Box<ResponseHeader>, bool)> {
+/// The header of the backend's answer, and whether that is all of it.
+pub(super) async fn final_header(upstream: &mut Upstream) -> Option<(Box<ResponseHeader>, bool)> {
     loop {
         match upstream.answer.recv().await? {
             HttpTask::Header(header, end) if !header.status.is_informational() => return Some((header, end)),
@@ -339,7 +369,13 @@ async fn final_header(upstream: &mut Upstream) -> Option<(Box<ResponseHeader>, b
     }
 }
 
-async fn record(gateway: &Gateway, admission: Admission, header: Box<ResponseHeader>, upstream: Upstream) -> Opened {
+async fn record(
+    gateway: &Gateway,
+    admission: Admission,
+    prepared: &Prepared,
+    header: Box<ResponseHeader>,
+    upstream: Upstream,
+) -> Opened {
     let pending = match admission {
         Admission::Pending(pending) => pending,
         Admission::Later(start) => match gateway.node.begin(start).await {
@@ -354,8 +390,18 @@ async fn record(gateway: &Gateway, admission: Admission, header: Box<ResponseHea
     let turn = pending.turn().clone();
     // Before the recording looks whether anybody follows: a route may want a deserted turn stopped at once.
     let following = turn.join(usize::MAX);
-    let head = Arc::new(answers::recordable(&header));
-    pending.record(head, Answer::new(upstream));
+    let Prepared { request, principal, .. } = prepared;
+    let id = turn.admitted().id;
+    let mut head = answers::recordable(&header);
+    let profile = profile::of_answer(prepared.profile, &head.headers);
+    head.profile = profile.name().into();
+    head.request_id = profile.request_id(request).map(Into::into);
+    let names = profile.names(request, &head.headers);
+    profile.adorn(&mut head.headers, &id, request);
+    // Before the client can know them.
+    gateway.note_names(profile, names, &id, principal.as_ref()).await;
+    gateway.watch_for_names(profile, &turn, *principal);
+    pending.record(Arc::new(head), Answer::new(upstream), profile);
     Opened::Recording(turn, following)
 }
 
@@ -377,8 +423,8 @@ async fn next_task(upstream: &mut Upstream, silence: Option<Duration>) -> HttpTa
     })
 }
 
-/// Passes an answer that is no turn, as any proxy would: it ends with the client, and the client with it.
-async fn pipe(
+/// Passes on an answer that is no turn, as any proxy would: it ends with the client, and the client with it.
+pub(super) async fn pipe(
     session: &mut Session,
     header: Box<ResponseHeader>,
     end: bool,
@@ -429,6 +475,11 @@ fn is_event_stream(header: &ResponseHeader) -> bool {
         );
     }
     !coded
+}
+
+fn is_json(request: &RequestHeader) -> bool {
+    let content_type = request.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
 fn content_length(request: &RequestHeader) -> Option<u64> {

@@ -5,6 +5,7 @@
 
 mod cursor;
 mod id;
+mod message;
 #[cfg(test)]
 mod properties;
 mod retry;
@@ -15,5 +16,6 @@ mod whatwg;
 
 pub use cursor::Cursor;
 pub use id::{EventId, NotOurs, Seq, TurnId};
+pub use message::Message;
 pub use retry::{has_retry, with_retry};
 pub use stamp::{Event, Piece, Stamper, TooLong};

@@ -25,7 +25,7 @@ use self::{
     unrecorded::{Unrecorded, WINDOW},
 };
 use super::record::{Cap, End, Head};
-use crate::sse::Seq;
+use crate::sse::{Message, Seq};
 
 /// Bytes after which the recent blocks are folded into a segment. Small, so that a turn never holds much more than it
 /// recorded.
@@ -340,6 +340,30 @@ impl Log {
         let (_, last) = inner.slices(after, 0, upto, max_bytes);
         let blocks: Vec<_> = (after + 1..=last).map(|seq| inner.block(seq)).collect();
         (!blocks.is_empty()).then_some(Batch { prev: after, blocks })
+    }
+
+    /// The first block of the turn, if it is kept.
+    pub fn first_block(&self) -> Option<Bytes> {
+        let inner = self.lock();
+        (inner.base == 0 && inner.last > 0).then(|| inner.block(1).bytes)
+    }
+
+    /// Reads one block as an event; `None` if it is not kept.
+    pub fn message<T>(&self, seq: Seq, read: impl FnOnce(&Message<'_>) -> T) -> Option<T> {
+        let block = {
+            let inner = self.lock();
+            (inner.base + 1..=inner.last).contains(&seq).then(|| inner.block(seq))?
+        };
+        Message::parse(&block.bytes).as_ref().map(read)
+    }
+
+    /// The backend's own id that was valid at `seq`: the last one up to there, if it is kept and not far back.
+    pub fn native_id(&self, seq: Seq) -> Option<Bytes> {
+        const BACK: Seq = 256;
+        let inner = self.lock();
+        let kept = inner.base + 1..=inner.last;
+        let newest_first = (seq.saturating_sub(BACK)..=seq).rev().filter(|seq| kept.contains(seq));
+        newest_first.map(|seq| inner.block(seq).native_id).find_map(|id| id).filter(|id| !id.is_empty())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -6,10 +6,12 @@
 //!
 //! * [`Log`]: the recorded blocks, the only source for live delivery and for replay.
 //! * [`Recorder`]: what happens to a turn: bytes, stops, limits, and what the store must be told.
+//! * [`Dialect`]: what the last events say of the end.
 //! * [`durability`]: how far the store has followed the log.
 //! * [`admission`]: when a request is a retry of a start that already runs.
 
 pub mod admission;
+mod dialect;
 pub mod durability;
 mod log;
 mod record;
@@ -17,6 +19,9 @@ mod recorder;
 #[cfg(test)]
 mod simulation;
 
+#[cfg(test)]
+pub(crate) use dialect::Silent;
+pub use dialect::{Dialect, Rewrite, Terminal, terminal};
 pub use durability::{Notice, StoreCall, StoreReply};
 pub use log::{Batch, Block, Budget, Log, Position, Read};
 pub use record::{Cap, Digest, End, Epoch, Head, Millis, NodeId, Outcome, Session, TurnRecord, Wish};

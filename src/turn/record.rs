@@ -76,12 +76,6 @@ impl Outcome {
             Self::Expired => "expired",
         }
     }
-
-    /// Whether followers see a clean end. Everything else breaks their connection: SDKs take a clean early end for a
-    /// complete answer.
-    pub fn ends_cleanly(self) -> bool {
-        matches!(self, Self::Completed | Self::Cancelled | Self::Superseded)
-    }
 }
 
 impl FromStr for Outcome {
@@ -97,6 +91,8 @@ impl FromStr for Outcome {
 pub enum Wish {
     /// A client asked for it.
     Stop,
+    /// A client asked the backend itself, which has agreed: it may end its answer in its own words first.
+    StopSoon,
     /// A newer start takes its session.
     Supersede,
 }
@@ -105,16 +101,24 @@ impl Wish {
     /// The terminal state that it leads to.
     pub fn outcome(self) -> Outcome {
         match self {
-            Self::Stop => Outcome::Cancelled,
+            Self::Stop | Self::StopSoon => Outcome::Cancelled,
             Self::Supersede => Outcome::Superseded,
         }
     }
 
-    /// The reason in the turn's [`End`], and the name in stores.
+    /// The reason in the turn's [`End`].
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Stop | Self::StopSoon => "stop",
+            Self::Supersede => "superseded",
+        }
+    }
+
+    /// The name in stores.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Stop => "stop",
-            Self::Supersede => "superseded",
+            Self::StopSoon => "stop_soon",
+            Self::Stop | Self::Supersede => self.reason(),
         }
     }
 }
@@ -123,7 +127,7 @@ impl FromStr for Wish {
     type Err = NotOurs;
 
     fn from_str(text: &str) -> Result<Self, NotOurs> {
-        [Self::Stop, Self::Supersede].into_iter().find(|wish| wish.as_str() == text).ok_or(NotOurs)
+        [Self::Stop, Self::StopSoon, Self::Supersede].into_iter().find(|wish| wish.as_str() == text).ok_or(NotOurs)
     }
 }
 
@@ -136,6 +140,21 @@ pub struct End {
     pub reason: Arc<str>,
     /// When.
     pub at: Millis,
+}
+
+impl End {
+    /// The reason of a turn whose backend reported an error and then ended its answer.
+    pub const ERROR_EVENT: &str = "error_event";
+
+    /// Whether followers see a clean end, because the backend's answer had one, or because it was cut on purpose.
+    /// Everything else breaks their connection: SDKs take a clean early end for a complete answer.
+    pub fn is_clean(&self) -> bool {
+        match self.outcome {
+            Outcome::Completed | Outcome::Cancelled | Outcome::Superseded => true,
+            Outcome::Failed => *self.reason == *Self::ERROR_EVENT,
+            Outcome::Interrupted | Outcome::Expired => false,
+        }
+    }
 }
 
 /// Why recording ended before the turn did.
@@ -169,11 +188,15 @@ impl FromStr for Cap {
     }
 }
 
-/// The header of the recorded answer as the backend gave it. Its status is always 200.
+/// The begin of the recorded answer. Its status is always 200.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Head {
-    /// End-to-end header fields, hop-by-hop ones removed.
+    /// End-to-end header fields as the backend gave them, and those its clients look for.
     pub headers: HeaderMap,
+    /// Name of the profile of its clients; empty if none is known.
+    pub profile: Arc<str>,
+    /// The id that the request has in its own protocol (JSON-RPC), as JSON.
+    pub request_id: Option<Arc<str>>,
 }
 
 /// What a store keeps of a turn besides its blocks.

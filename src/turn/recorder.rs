@@ -11,9 +11,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
+    dialect::{self, Dialect, Terminal},
     durability::{Durability, Keeping, Notice, StoreCall, StoreReply, Verdict},
     log::{Budget, Log},
-    record::{Cap, End, Millis, Outcome, millis},
+    record::{Cap, End, Millis, Outcome, Wish, millis},
 };
 use crate::sse::{Piece, Seq, Stamper, TurnId};
 
@@ -57,6 +58,8 @@ pub enum Input {
     Broken(Arc<str>),
     /// The turn is to end now, like this.
     Stop(Outcome, &'static str),
+    /// The backend has agreed to stop: the turn is to end as cancelled, in the backend's own words if it finds them soon.
+    StopSoon,
     /// Whether anybody follows the turn.
     Followed(bool),
     /// The reply to the store call in flight.
@@ -65,17 +68,28 @@ pub enum Input {
     Tick,
 }
 
+/// How long a backend that has agreed to stop may take to end its answer.
+const STOP_GRACE: Millis = 5_000;
+
+/// How long a backend may be silent behind an event that nothing follows, before the turn is over without its end.
+const LINGER: Millis = 5_000;
+
 /// See the module.
 pub struct Recorder {
     log: Arc<Log>,
     budget: Arc<Budget>,
     limits: Limits,
+    dialect: &'static dyn Dialect,
     /// `None` once recording is over.
     stamper: Option<Stamper>,
     pieces: Vec<Piece>,
     keeping: Keeping,
     started_at: Millis,
     last_byte_at: Millis,
+    /// Whether the events before the present silence were asked if anything is to follow; the answer was yes.
+    asked_in_silence: bool,
+    /// When the turn is cancelled, if its backend has not ended it by then.
+    stops_at: Option<Millis>,
     detached_since: Option<Millis>,
     /// The terminal state, as far as this owner decides it.
     end: Option<End>,
@@ -90,12 +104,16 @@ impl Recorder {
         log: Arc<Log>,
         budget: Arc<Budget>,
         limits: Limits,
+        dialect: &'static dyn Dialect,
         durability: Durability,
         in_store: bool,
         now: Millis,
     ) -> Self {
         Self {
             log,
+            dialect,
+            asked_in_silence: false,
+            stops_at: None,
             budget,
             stamper: Some(Stamper::new(id, limits.max_event)),
             pieces: Vec::new(),
@@ -117,8 +135,9 @@ impl Recorder {
         match input {
             Input::Chunk(bytes) => self.chunk(now, bytes),
             Input::Eof => self.eof(now),
-            Input::Broken(reason) => self.end(now, Outcome::Failed, reason),
+            Input::Broken(reason) => self.broken(now, reason),
             Input::Stop(outcome, reason) => self.end(now, outcome, reason.into()),
+            Input::StopSoon => self.stop_soon(now),
             Input::Followed(true) => self.detached_since = None,
             Input::Followed(false) => {
                 self.detached_since.get_or_insert(now);
@@ -144,7 +163,7 @@ impl Recorder {
         }
         let clock = match &self.end {
             Some(_) => self.gives_up_at(),
-            None => self.limits_at().map(|(at, ..)| at).into_iter().min().unwrap_or(Millis::MAX),
+            None => self.limits_at().map(|(at, ..)| at).into_iter().fold(self.asks_at(), Millis::min),
         };
         Some(clock.min(self.keeping.next_wake().unwrap_or(Millis::MAX)))
     }
@@ -189,6 +208,7 @@ impl Recorder {
             return;
         }
         self.last_byte_at = now;
+        self.asked_in_silence = false;
         let Some(stamper) = &mut self.stamper else {
             self.log.push_unrecorded(bytes);
             return;
@@ -240,7 +260,48 @@ impl Recorder {
                 self.log.wake();
             }
         }
-        self.end(now, Outcome::Completed, "eof".into());
+        if self.stops_at.is_some() {
+            return self.stopped(now);
+        }
+        match self.terminal().and_then(|terminal| terminal.outcome) {
+            Some(Outcome::Failed) => self.end(now, Outcome::Failed, End::ERROR_EVENT.into()),
+            Some(outcome) => self.end(now, outcome, "eof".into()),
+            None => self.end(now, Outcome::Completed, "eof".into()),
+        }
+    }
+
+    /// A backend that breaks behind its last event has said all, and one that was told to stop may do it in any way.
+    fn broken(&mut self, now: Millis, reason: Arc<str>) {
+        if self.stops_at.is_some() {
+            return self.stopped(now);
+        }
+        match self.terminal() {
+            Some(terminal) if terminal.last => self.last_event_seen(now, terminal),
+            _ => self.end(now, Outcome::Failed, reason),
+        }
+    }
+
+    fn last_event_seen(&mut self, now: Millis, terminal: Terminal) {
+        match terminal.outcome {
+            Some(Outcome::Failed) => self.end(now, Outcome::Failed, End::ERROR_EVENT.into()),
+            outcome => self.end(now, outcome.unwrap_or(Outcome::Completed), "last_event".into()),
+        }
+    }
+
+    /// What the events say of the end; nothing once they pass unrecorded.
+    fn terminal(&self) -> Option<Terminal> {
+        if self.log.capped().is_some() {
+            return None;
+        }
+        dialect::terminal(self.dialect, &self.log)
+    }
+
+    fn stop_soon(&mut self, now: Millis) {
+        self.stops_at.get_or_insert(now.saturating_add(STOP_GRACE));
+    }
+
+    fn stopped(&mut self, now: Millis) {
+        self.end(now, Wish::StopSoon.outcome(), Wish::StopSoon.reason().into());
     }
 
     /// The first end counts.
@@ -252,7 +313,8 @@ impl Recorder {
     fn reply(&mut self, now: Millis, reply: StoreReply) {
         match self.keeping.reply(now, reply, &self.log) {
             Verdict::GoOn => {}
-            Verdict::Stop(wish) => self.end(now, wish.outcome(), wish.as_str().into()),
+            Verdict::Stop(Wish::StopSoon) => self.stop_soon(now),
+            Verdict::Stop(wish) => self.end(now, wish.outcome(), wish.reason().into()),
             Verdict::Fenced => self.finish(End { outcome: Outcome::Interrupted, reason: "fenced".into(), at: now }),
             Verdict::Ended(Some(other)) => self.finish(other),
             Verdict::Ended(None) => {
@@ -277,6 +339,12 @@ impl Recorder {
         if let Some((_, outcome, reason)) = passed.filter(|_| self.end.is_none()) {
             self.end(now, outcome, reason.into());
         }
+        if self.end.is_none() && now >= self.asks_at() {
+            self.asked_in_silence = true;
+            if let Some(terminal) = self.terminal().filter(|terminal| terminal.last) {
+                self.last_event_seen(now, terminal);
+            }
+        }
         self.keeping.check_deadline(now, &self.log);
         let Some(end) = self.end.clone() else { return };
         let give_up = now >= self.gives_up_at();
@@ -292,7 +360,7 @@ impl Recorder {
     }
 
     /// When the limits end the turn, and how.
-    fn limits_at(&self) -> [(Millis, Outcome, &'static str); 3] {
+    fn limits_at(&self) -> [(Millis, Outcome, &'static str); 4] {
         let Limits { max_turn, max_silence, detached, .. } = &self.limits;
         let (after, outcome, reason) = match *detached {
             Detached::Expire(after) => (after, Outcome::Expired, "max_detached"),
@@ -300,10 +368,19 @@ impl Recorder {
         };
         let detached = self.detached_since.map_or(Millis::MAX, |since| since.saturating_add(millis(after)));
         [
+            (self.stops_at.unwrap_or(Millis::MAX), Wish::StopSoon.outcome(), Wish::StopSoon.reason()),
             (detached, outcome, reason),
             (self.started_at.saturating_add(millis(*max_turn)), Outcome::Expired, "max_turn"),
             (self.last_byte_at.saturating_add(millis(*max_silence)), Outcome::Failed, "max_silence"),
         ]
+    }
+
+    /// When a silent backend's last events are asked whether anything is to follow: once in each silence.
+    fn asks_at(&self) -> Millis {
+        if self.asked_in_silence || self.log.last() == 0 {
+            return Millis::MAX;
+        }
+        self.last_byte_at.saturating_add(LINGER)
     }
 
     fn gives_up_at(&self) -> Millis {

@@ -148,7 +148,8 @@ pub(super) async fn another_epoch_may_not_write(build: impl AsyncFn(Duration) ->
     assert_eq!(store.append(&owner.record.id, &other, &owner.batch(1)).await, Ok(Appended::Fenced));
     let ended = store.finish(&owner.record.id, &other, &owner.log, &end(Outcome::Failed, "zombie")).await;
     assert_eq!(ended, Ok(Finished::Gone));
-    let head = Arc::new(Head { headers: HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("z"))]) });
+    let headers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("z"))]);
+    let head = Arc::new(Head { headers, ..Head::default() });
     store.set_head(&owner.record.id, &other, &head).await.unwrap();
     let again = TurnRecord { epoch: other, ..owner.record.clone() };
     assert_eq!(store.start(&again, &owner.log, SessionPolicy::Replace).await, Ok(Started::Fenced));
@@ -250,7 +251,7 @@ pub(super) async fn the_header_comes_back(build: impl AsyncFn(Duration) -> Fixtu
     headers.append("set-cookie", HeaderValue::from_static("b=2"));
     headers.append("x-empty", HeaderValue::from_static(""));
     headers.append("x-latin", HeaderValue::from_bytes(b"caf\xe9").unwrap());
-    let head = Arc::new(Head { headers });
+    let head = Arc::new(Head { headers, profile: "mcp".into(), request_id: Some("\"7\"".into()) });
     owner.log.set_head(head.clone());
     fixture.store.set_head(&owner.record.id, &owner.record.epoch, &head).await.unwrap();
     assert_eq!(owner.found().await.unwrap().head, Some(head.clone()));
@@ -396,7 +397,8 @@ pub(super) async fn a_turn_is_followed_from_before_its_header(build: impl AsyncF
     let owner = Owner::start(&fixture).await;
     let log = owner.open(0).await;
     assert_eq!((log.head(), log.last()), (None, 0));
-    let head = Arc::new(Head { headers: HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("e"))]) });
+    let headers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("e"))]);
+    let head = Arc::new(Head { headers, ..Head::default() });
     owner.log.set_head(head.clone());
     fixture.store.set_head(&owner.record.id, &owner.record.epoch, &head).await.unwrap();
     eventually("the header is there", async || log.head().as_ref() == Some(&head)).await;

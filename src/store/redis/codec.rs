@@ -2,7 +2,10 @@
 //! [`Unreadable`].
 //!
 //! A batch is a row of records `varint len | block | varint n | native id`, where `n` is 0 for a block without native id
-//! and otherwise its length + 1. A header is a row of `varint len | name | varint len | value`.
+//! and otherwise its length + 1. A header is a row of `varint len | name | varint len | value` behind the
+//! profile and the request's id in its own protocol (empty without), which are strings of the same form.
+
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -50,6 +53,8 @@ pub(super) fn decode_blocks(mut value: Bytes) -> Result<Vec<Block>, Unreadable> 
 /// A header as one value. Order and repeated fields are kept.
 pub(super) fn encode_head(head: &Head) -> Vec<u8> {
     let mut out = Vec::new();
+    put_bytes(&mut out, head.profile.as_bytes());
+    put_bytes(&mut out, head.request_id.as_deref().unwrap_or_default().as_bytes());
     for (name, value) in &head.headers {
         put_bytes(&mut out, name.as_str().as_bytes());
         put_bytes(&mut out, value.as_bytes());
@@ -59,6 +64,11 @@ pub(super) fn encode_head(head: &Head) -> Vec<u8> {
 
 /// The header in a value.
 pub(super) fn decode_head(mut value: Bytes) -> Result<Head, Unreadable> {
+    let mut string = || -> Result<Arc<str>, Unreadable> {
+        let bytes = take_bytes(&mut value)?;
+        Ok(str::from_utf8(&bytes).map_err(|_| Unreadable("a name that is not UTF-8"))?.into())
+    };
+    let (profile, request_id) = (string()?, Some(string()?).filter(|id| !id.is_empty()));
     let mut headers = HeaderMap::new();
     while value.has_remaining() {
         let name = HeaderName::from_bytes(&take_bytes(&mut value)?).map_err(|_| Unreadable("a bad header name"))?;
@@ -66,7 +76,7 @@ pub(super) fn decode_head(mut value: Bytes) -> Result<Head, Unreadable> {
         let field = field.map_err(|_| Unreadable("a bad header value"))?;
         headers.try_append(name, field).map_err(|_| Unreadable("too many header fields"))?;
     }
-    Ok(Head { headers })
+    Ok(Head { headers, profile, request_id })
 }
 
 /// Appends a number, 7 bits per byte, lowest first.
@@ -161,12 +171,17 @@ mod tests {
         }
 
         #[test]
-        fn headers_come_back_as_they_were(fields in vec(("[a-z][a-z-]{0,20}", "[ -~]{0,40}"), 0..30)) {
+        fn headers_come_back_as_they_were(
+            fields in vec(("[a-z][a-z-]{0,20}", "[ -~]{0,40}"), 0..30),
+            profile in "[a-z-]{0,9}",
+            request_id in option::of("[ -~]{1,9}"),
+        ) {
             let mut headers = HeaderMap::new();
             for (name, value) in &fields {
                 headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
             }
-            let head = Head { headers };
+            let (profile, request_id) = (profile.into(), request_id.map(Into::into));
+            let head = Head { headers, profile, request_id };
             prop_assert_eq!(decode_head(encode_head(&head).into()), Ok(head));
         }
     }

@@ -39,6 +39,7 @@ impl Message {
         let tagged = |tag: u8, turn: &TurnId| [&[tag], turn.as_str().as_bytes()].concat();
         match self {
             Self::Stop(turn, Wish::Stop) => tagged(b's', turn),
+            Self::Stop(turn, Wish::StopSoon) => tagged(b'a', turn),
             Self::Stop(turn, Wish::Supersede) => tagged(b'S', turn),
             Self::Watch(turn, node) => [&tagged(b'w', turn), node.0.as_bytes()].concat(),
             Self::Look(turn) => tagged(b'l', turn),
@@ -65,6 +66,7 @@ impl Message {
         let tag = take(&mut message, 1)?[0];
         let decoded = match tag {
             b's' => Self::Stop(take_turn(&mut message)?, Wish::Stop),
+            b'a' => Self::Stop(take_turn(&mut message)?, Wish::StopSoon),
             b'S' => Self::Stop(take_turn(&mut message)?, Wish::Supersede),
             b'w' => {
                 let turn = take_turn(&mut message)?;
@@ -114,6 +116,7 @@ mod tests {
         let frame = (turn(), any::<Seq>(), blocks).prop_map(|(turn, prev, blocks)| Frame { turn, prev, blocks });
         prop_oneof![
             turn().prop_map(|turn| Message::Stop(turn, Wish::Stop)),
+            turn().prop_map(|turn| Message::Stop(turn, Wish::StopSoon)),
             turn().prop_map(|turn| Message::Stop(turn, Wish::Supersede)),
             (turn(), "\\PC{0,40}").prop_map(|(turn, node)| Message::Watch(turn, NodeId(node.into()))),
             turn().prop_map(Message::Look),
