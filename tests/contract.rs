@@ -281,6 +281,7 @@ async fn the_status_of_a_turn_tells_all_there_is_to_know() {
         running,
         serde_json::json!({
             "turn": turn.id, "session": "c 1", "state": "running", "reason": null, "route": "chat",
+            "profile": "auto",
             "started_at": started_at, "ended_at": null, "first_seq": 1, "last_seq": 3, "bytes": bytes,
             "truncated": null, "followers": 1, "detached_since": null, "degraded": false,
         })

@@ -284,6 +284,9 @@ async fn an_upgraded_connection_is_a_tunnel() {
         assert!(exchange.request.lists("connection", "upgrade"), "{:?}", exchange.request);
         assert_eq!(exchange.request.get("upgrade"), Some("websocket"));
         assert_eq!(exchange.request.get("sec-websocket-key"), Some("dGhlIHNhbXBsZSBub25jZQ=="));
+        // Pingora 0.9.1 takes the end of the empty request body for the end of the tunnel if the 101 is there before it has
+        // looked at the body (`proxy_h1.rs`: a select without order). No backend over a network is that quick.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         exchange.head("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n").await;
         let head = client.any_head().await;
         assert_eq!((head.status(), head.get("upgrade")), (101, Some("websocket")), "{head:?}");

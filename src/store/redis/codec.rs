@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(read(b"\x00\x00"), Err(Unreadable("an empty block")));
         assert_eq!(read(&[0xff; 11]), Err(Unreadable("a number of more than 64 bits")));
         assert_eq!(read(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), Err(Unreadable("shorter than it says")));
-        assert_eq!(decode_head(Bytes::from_static(b"\x01 \x01v")), Err(Unreadable("a bad header name")));
-        assert_eq!(decode_head(Bytes::from_static(b"\x01n\x01\n")), Err(Unreadable("a bad header value")));
+        assert_eq!(decode_head(Bytes::from_static(b"\0\0\x01 \x01v")), Err(Unreadable("a bad header name")));
+        assert_eq!(decode_head(Bytes::from_static(b"\0\0\x01n\x01\n")), Err(Unreadable("a bad header value")));
     }
 }

@@ -19,6 +19,10 @@ impl Turn {
     }
 
     fn gathering(durability: Durability, window: Millis) -> Self {
+        Self::speaking(&Silent, durability, window)
+    }
+
+    fn speaking(dialect: &'static dyn Dialect, durability: Durability, window: Millis) -> Self {
         let budget = Budget::new(u64::MAX);
         let log = Log::new(budget.clone(), matches!(durability, Durability::Acked { .. }));
         log.set_head(Arc::default());
@@ -32,7 +36,7 @@ impl Turn {
             flush_window: Duration::from_millis(window),
         };
         let id = TurnId::new([1; 5], [2; 13]);
-        let recorder = Recorder::new(id, log.clone(), budget, limits, &Silent, durability, true, 0);
+        let recorder = Recorder::new(id, log.clone(), budget, limits, dialect, durability, true, 0);
         let mut turn = Self { recorder, log };
         assert_eq!(turn.call(0), Some(StoreCall::SetHead));
         turn.reply(0, StoreReply::HeadSet);
@@ -45,6 +49,18 @@ impl Turn {
 
     fn event(&mut self, now: Millis) {
         self.recorder.handle(now, Input::Chunk("data: x\n\n".into()));
+    }
+
+    fn says(&mut self, now: Millis, data: &str) {
+        self.recorder.handle(now, Input::Chunk(format!("data: {data}\n\n").into()));
+    }
+
+    /// How the turn is to end, as far as it is decided.
+    fn ends(&mut self, now: Millis) -> Option<(Outcome, String, bool)> {
+        match self.call(now)? {
+            StoreCall::Finish(end) => Some((end.outcome, end.reason.to_string(), end.is_clean())),
+            other => panic!("{other:?} instead of an end"),
+        }
     }
 
     fn call(&mut self, now: Millis) -> Option<StoreCall> {
@@ -321,4 +337,101 @@ fn blocks_are_gathered_for_the_flush_window_and_written_at_once_when_the_turn_en
     turn.event(1_300);
     turn.recorder.handle(1_310, Input::Eof);
     assert!(matches!(turn.call(1_310), Some(StoreCall::Append(_))), "nothing more comes that could be gathered");
+}
+
+/// `error` and `finish` say how it went, `done` that nothing follows.
+#[derive(Debug)]
+struct Words;
+
+impl Dialect for Words {
+    fn terminal(&self, event: &crate::sse::Message<'_>) -> Option<Terminal> {
+        match event.data() {
+            b"error" => Some(Terminal::soft(Outcome::Failed)),
+            b"finish" => Some(Terminal::soft(Outcome::Completed)),
+            b"done" => Some(Terminal::DONE),
+            _ => None,
+        }
+    }
+}
+
+/// A turn in which these events came, one each millisecond.
+fn after(events: &[&str]) -> Turn {
+    let mut turn = Turn::speaking(&Words, Durability::Held, 0);
+    for (now, event) in (0..).zip(events) {
+        turn.says(now, event);
+    }
+    turn
+}
+
+const SILENCE: Millis = LINGER + 10;
+
+#[test]
+fn the_last_events_say_how_a_turn_ended() {
+    let ends = |events: &[&str], input| {
+        let mut turn = after(events);
+        turn.recorder.handle(10, input);
+        turn.ends(10).map(|(outcome, reason, clean)| (outcome, reason.leak() as &str, clean))
+    };
+    let broken = || Input::Broken("upstream_reset".into());
+    let completed = |reason| Some((Outcome::Completed, reason, true));
+    assert_eq!(ends(&["a"], Input::Eof), completed("eof"));
+    assert_eq!(ends(&["a", "finish", "usage", "done"], Input::Eof), completed("eof"));
+    // What the backend reported and then ended properly is no broken answer.
+    assert_eq!(ends(&["a", "error"], Input::Eof), Some((Outcome::Failed, "error_event", true)));
+    assert_eq!(ends(&["a", "error", "done"], Input::Eof), Some((Outcome::Failed, "error_event", true)));
+    // The newest word counts.
+    assert_eq!(ends(&["error", "finish"], Input::Eof), completed("eof"));
+    assert_eq!(ends(&["a", "finish", "done"], broken()), completed("last_event"));
+    assert_eq!(ends(&["a", "error", "done"], broken()), Some((Outcome::Failed, "error_event", true)));
+    // More might have followed.
+    assert_eq!(ends(&["a", "finish"], broken()), Some((Outcome::Failed, "upstream_reset", false)));
+    // Said too long ago to be about the end.
+    assert_eq!(ends(&["error", "a", "b", "c", "d"], Input::Eof), completed("eof"));
+}
+
+#[test]
+fn silence_behind_the_last_event_is_the_end() {
+    let mut turn = after(&["a", "done"]);
+    assert_eq!(turn.recorder.next_wake(), Some(1 + LINGER));
+    turn.tick(LINGER);
+    assert_eq!(turn.ends(LINGER), None);
+    turn.tick(SILENCE);
+    assert_eq!(turn.ends(SILENCE), Some((Outcome::Completed, "last_event".into(), true)));
+}
+
+#[test]
+fn silence_in_the_middle_is_asked_about_once() {
+    let mut turn = after(&["a", "finish"]);
+    turn.tick(SILENCE);
+    assert_eq!(turn.ends(SILENCE), None);
+    assert!(turn.recorder.next_wake().unwrap() > SILENCE + LINGER);
+    turn.says(SILENCE, "done");
+    assert_eq!(turn.recorder.next_wake(), Some(SILENCE + LINGER));
+}
+
+#[test]
+fn a_backend_that_agreed_to_stop_may_end_in_its_own_words() {
+    for input in [Input::Eof, Input::Broken("upstream_closed".into())] {
+        let mut turn = after(&["a"]);
+        turn.recorder.handle(10, Input::StopSoon);
+        assert!(turn.recorder.wants_upstream());
+        turn.says(20, "stopped at your wish");
+        turn.recorder.handle(30, input);
+        assert_eq!(turn.ends(30), Some((Outcome::Cancelled, "stop".into(), true)));
+        assert_eq!(turn.log.last(), 2);
+    }
+}
+
+#[test]
+fn a_backend_that_agreed_to_stop_and_does_not_is_left() {
+    let mut turn = after(&["a"]);
+    turn.recorder.handle(10, Input::StopSoon);
+    turn.recorder.handle(2_000, Input::StopSoon);
+    for now in [1_000, 3_000, 5_000] {
+        turn.says(now, "more");
+    }
+    assert!(turn.recorder.wants_upstream());
+    turn.says(10 + STOP_GRACE, "more");
+    assert_eq!(turn.ends(10 + STOP_GRACE), Some((Outcome::Cancelled, "stop".into(), true)));
+    assert!(!turn.recorder.wants_upstream());
 }
