@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The profiles a route can name.
-pub const PROFILES: &[&str] = &["auto", "generic"];
+pub const PROFILES: &[&str] = &["auto", "generic", "mcp", "a2a"];
 
 section! {
     /// What is recorded, and how.

@@ -7,10 +7,15 @@
 //! |---|---|
 //! | `generic` | EventSource and whatever else comes back with `Last-Event-ID` |
 //! | `auto` | any: finds out which |
+//! | `mcp` | Model Context Protocol |
+//! | `a2a` | Agent2Agent |
 
+mod a2a;
 mod ask;
 mod auto;
 mod generic;
+mod json_rpc;
+mod mcp;
 mod replies;
 mod request;
 mod session;
@@ -31,11 +36,13 @@ use crate::{
     sse::{Message, TurnId},
     turn::Outcome,
 };
+use a2a::A2a;
 use auto::Auto;
 use generic::Generic;
+use mcp::Mcp;
 
 /// The profiles of families, in the order in which `auto` asks them.
-static PROFILES: &[&dyn Profile] = &[];
+static PROFILES: &[&dyn Profile] = &[&Mcp, &A2a];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.
@@ -80,8 +87,9 @@ pub trait Profile: Dialect + Debug + Send + Sync {
         Replies::of(request.method(), request.headers())
     }
 
-    /// Whether a resumed stream must begin with an event that has the cursor for its id and no content.
-    fn primes(&self) -> bool {
+    /// Whether the answer must begin with an event that has the cursor for its id, and no content: cut off before the first
+    /// event, its client comes back with that.
+    fn primes(&self, _request: &Request) -> bool {
         false
     }
 
@@ -122,6 +130,12 @@ pub trait Profile: Dialect + Debug + Send + Sync {
     /// The dialect's own event that tells a client that its turn was lost: a whole block, without an id.
     fn lost(&self, _loss: &Loss<'_>) -> Option<Bytes> {
         None
+    }
+
+    /// Whether that event is the answer its client waits for, which it will come back for until it has it. It gets an id, so
+    /// that a client that comes back nevertheless is not told twice.
+    fn answers_loss(&self) -> bool {
+        false
     }
 }
 

@@ -279,10 +279,10 @@ impl Gateway {
         } else if let Some(id) = resumed {
             ctx.kind = Kind::Resume;
             let matched = self.matched_by_path(session.req_header());
-            let follow = matched.as_ref().unwrap_or(&Matched::default()).resume(session, &id);
+            let matched = matched.unwrap_or_default();
+            let follow = matched.resume(session, &id);
             if let Resumed::AtBackend(native_id) = self.resume(session, follow, principal.as_ref()).await? {
-                session.req_header_mut().insert_header(LAST_EVENT_ID, &native_id[..])?;
-                self.start(session, &matched.unwrap_or_default(), principal).await?;
+                self.continue_at_backend(session, &matched, &id, &native_id, principal).await?;
             }
         } else if let Some(matched) = asking {
             ctx.kind = Kind::Resume;
@@ -291,7 +291,7 @@ impl Gateway {
             return self.answer_ask(session, &matched, &request, principal.as_ref()).await;
         } else if let Some(matched) = recorded {
             ctx.kind = Kind::Start;
-            self.start(session, &matched, principal).await?;
+            self.start(session, &matched, principal, None).await?;
         }
         Ok(true)
     }
