@@ -29,3 +29,5 @@ mod lifecycle;
 mod operations;
 /// What is not recorded passes as through any good proxy.
 mod passthrough;
+/// Each family of clients with its real libraries.
+mod profiles;

@@ -13,7 +13,21 @@ use super::{
 };
 
 /// The profiles a route can name.
-pub const PROFILES: &[&str] = &["auto", "generic", "mcp", "a2a"];
+pub const PROFILES: &[&str] = &[
+    "auto",
+    "generic",
+    "langgraph",
+    "ai-sdk",
+    "ag-ui",
+    "tanstack",
+    "openai",
+    "anthropic",
+    "gemini",
+    "dify",
+    "flowise",
+    "mcp",
+    "a2a",
+];
 
 section! {
     /// What is recorded, and how.

@@ -89,6 +89,12 @@ impl Follow {
         self
     }
 
+    /// Nothing but the backend's own lines: no ids, no `retry:`, no comments.
+    pub fn bare(mut self) -> Self {
+        (self.pace, self.first, self.timer) = (Pace::default(), false, None);
+        self.rewritten(Some(Rewrite(Arc::new(sse::without_ids))))
+    }
+
     /// What is read.
     pub fn log(&self) -> &Log {
         &self.log

@@ -59,6 +59,8 @@ pub struct Follow {
     pub tail_index: Option<HeaderName>,
     /// What is done to each block on its way.
     pub rewrite: Option<Rewrite>,
+    /// Only the backend's own lines are sent ([`super::Profile::bare`]).
+    pub bare: bool,
 }
 
 impl Follow {
@@ -66,7 +68,17 @@ impl Follow {
     pub fn whole(target: Target, replies: Replies) -> Self {
         let from = From::After(0);
         let trailer: fn(&Message<'_>) -> bool = |_| false;
-        Self { target, from, replies, ended: Ended::Sent, or_backend: false, trailer, tail_index: None, rewrite: None }
+        Self {
+            target,
+            from,
+            replies,
+            ended: Ended::Sent,
+            or_backend: false,
+            trailer,
+            tail_index: None,
+            rewrite: None,
+            bare: false,
+        }
     }
 }
 

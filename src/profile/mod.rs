@@ -7,18 +7,36 @@
 //! |---|---|
 //! | `generic` | EventSource and whatever else comes back with `Last-Event-ID` |
 //! | `auto` | any: finds out which |
+//! | `langgraph` | the SDKs of LangGraph Platform, `useStream` |
+//! | `ai_sdk` | AI SDK: `useChat`, `WorkflowChatTransport`; assistant-ui |
+//! | `ag_ui` | AG-UI, CopilotKit |
+//! | `tanstack` | TanStack AI |
+//! | `openai` | the OpenAI API: chat completions and Responses, of whatever serves them |
+//! | `anthropic` | Anthropic's Messages API |
+//! | `gemini` | the SDKs of the Gemini API |
+//! | `dify` | readers of Dify's service API |
+//! | `flowise` | readers of Flowise predictions |
 //! | `mcp` | Model Context Protocol |
 //! | `a2a` | Agent2Agent |
 
 mod a2a;
+mod ag_ui;
+mod ai_sdk;
+mod anthropic;
 mod ask;
 mod auto;
+mod dify;
+mod flowise;
+mod gemini;
 mod generic;
 mod json_rpc;
+mod langgraph;
 mod mcp;
+mod openai;
 mod replies;
 mod request;
 mod session;
+mod tanstack;
 
 use std::fmt::Debug;
 
@@ -37,12 +55,22 @@ use crate::{
     turn::Outcome,
 };
 use a2a::A2a;
+use ag_ui::AgUi;
+use ai_sdk::AiSdk;
+use anthropic::Anthropic;
 use auto::Auto;
+use dify::Dify;
+use flowise::Flowise;
+use gemini::Gemini;
 use generic::Generic;
+use langgraph::LangGraph;
 use mcp::Mcp;
+use openai::OpenAi;
+use tanstack::TanStack;
 
 /// The profiles of families, in the order in which `auto` asks them.
-static PROFILES: &[&dyn Profile] = &[&Mcp, &A2a];
+static PROFILES: &[&dyn Profile] =
+    &[&LangGraph, &AiSdk, &AgUi, &TanStack, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise, &Mcp, &A2a];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.
@@ -93,6 +121,12 @@ pub trait Profile: Dialect + Debug + Send + Sync {
         false
     }
 
+    /// Whether clients of this family stumble over lines that are not the backend's. A start is answered without event ids,
+    /// `retry:` and comments then; who resumes by an event id, or on Holdover's own URLs, gets them.
+    fn bare(&self) -> bool {
+        false
+    }
+
     /// Whether backends of this family can themselves resume behind an id of theirs. A turn that ended without its last
     /// event is then continued by asking the backend.
     fn resumes_natively(&self) -> bool {
@@ -136,6 +170,12 @@ pub trait Profile: Dialect + Debug + Send + Sync {
     /// that a client that comes back nevertheless is not told twice.
     fn answers_loss(&self) -> bool {
         false
+    }
+
+    /// What a client is sent that comes back to a turn that ended well and has all of it: a whole block, without an id. `None`
+    /// where the status says enough.
+    fn over(&self, _last: &Message<'_>) -> Option<Bytes> {
+        None
     }
 }
 

@@ -22,9 +22,13 @@ pub(super) fn said_at_once(turn: &TurnId, log: &Log, end: &End) -> Option<Bytes>
     said_afterwards(turn, log, end)
 }
 
-/// What somebody is told who comes back to a turn that did not end well.
+/// What somebody is told who comes back to a turn that has ended and has all of it.
 pub(super) fn said_afterwards(turn: &TurnId, log: &Log, end: &End) -> Option<Bytes> {
     let head = log.head()?;
+    let profile = profile::named(&head.profile);
+    if end.is_clean() {
+        return log.message(log.last(), |last| profile.over(last)).flatten();
+    }
     let first = log.first_block();
     let loss = Loss {
         outcome: end.outcome,
@@ -36,7 +40,6 @@ pub(super) fn said_afterwards(turn: &TurnId, log: &Log, end: &End) -> Option<Byt
         request_id: head.request_id.as_deref(),
         first: first.as_deref().and_then(Message::parse),
     };
-    let profile = profile::named(&head.profile);
     let event = profile.lost(&loss)?;
     if !profile.answers_loss() {
         return Some(event);

@@ -200,20 +200,6 @@ impl Gateway {
         })
     }
 
-    /// The route of a request that no route records, and that a profile takes for one of its own nevertheless.
-    fn matched_if_asking(&self, session: &mut Session) -> Option<Matched> {
-        if matches!(session.req_header().method, Method::HEAD | Method::OPTIONS)
-            || session.is_upgrade_req()
-            || !session.as_mut().is_body_empty()
-        {
-            return None;
-        }
-        let matched = self.matched_by_path(session.req_header())?;
-        let (request, route) = (matched.request(session), &matched.route.profile);
-        let asks = !profile::named(route).passes(&request) && !profile::asks(route, &request).is_empty();
-        asks.then_some(matched)
-    }
-
     /// The route of a turn that was started before. After a reload it may be gone; what matters then is the default.
     fn route_named(&self, name: &str) -> Route {
         let settings = self.settings.load();
@@ -234,25 +220,8 @@ impl Gateway {
             answers::problem(session, &problem.closing()).await?;
             return Ok(true);
         }
-        let request = session.req_header();
-        let path = request.uri.path();
-        let own = path.strip_prefix(settings.listen.base_path.as_str()).filter(|p| p.is_empty() || p.starts_with('/'));
-        let own = own.map(str::to_owned);
-        let cursor = request.headers.get(&LAST_EVENT_ID).map(|value| Cursor::parse(value.as_bytes()));
-        let resumed = match cursor {
-            Some(Cursor::After(id)) if !matches!(request.method, Method::OPTIONS | Method::HEAD) => Some(id),
-            _ => None,
-        };
-        let matched = self.matched(request).filter(|matched| matched.route.record);
-        if let Some(matched) = &matched {
-            ctx.max_body = matched.route.max_request_body;
-        }
-        let recorded = matched.filter(|matched| may_become_turn(session, matched));
-        let asking = match &recorded {
-            None if own.is_none() && resumed.is_none() => self.matched_if_asking(session),
-            _ => None,
-        };
-        if own.is_none() && resumed.is_none() && recorded.is_none() && asking.is_none() {
+        let purpose = self.purpose(session, &settings, ctx);
+        if matches!(purpose, Purpose::Pass) {
             return Ok(false);
         }
         session.set_write_timeout(Some(settings.listen.write_timeout));
@@ -263,8 +232,8 @@ impl Gateway {
             Err(error) => {
                 ctx.kind = Kind::Rejected;
                 self.node.metrics().requests_rejected.with_label_values(&[error.reason()]).inc();
-                match resumed {
-                    Some(_) if own.is_none() && error == IdentityError::Unavailable => {
+                match purpose {
+                    Purpose::Resume(_) if error == IdentityError::Unavailable => {
                         let replies = Replies::of(&session.req_header().method, &session.req_header().headers);
                         resume::not_now(session, &replies, identity_problem(&error)).await?;
                     }
@@ -273,37 +242,112 @@ impl Gateway {
                 return Ok(true);
             }
         };
-        if let Some(path) = own {
-            ctx.kind = Kind::Control;
-            self.control(session, &path, principal).await?;
-        } else if let Some(id) = resumed {
-            ctx.kind = Kind::Resume;
-            let matched = self.matched_by_path(session.req_header());
-            let matched = matched.unwrap_or_default();
-            let follow = matched.resume(session, &id);
-            if let Resumed::AtBackend(native_id) = self.resume(session, follow, principal.as_ref()).await? {
-                self.continue_at_backend(session, &matched, &id, &native_id, principal).await?;
+        ctx.kind = purpose.kind();
+        match purpose {
+            Purpose::Pass => return Ok(false),
+            Purpose::Own(path) => self.control(session, &path, principal).await?,
+            Purpose::Resume(id) => {
+                let matched = self.matched_by_path(session.req_header()).unwrap_or_default();
+                let follow = matched.resume(session, &id);
+                if let Resumed::AtBackend(native_id) = self.resume(session, follow, principal.as_ref()).await? {
+                    self.continue_at_backend(session, &matched, &id, &native_id, principal).await?;
+                }
             }
-        } else if let Some(matched) = asking {
-            ctx.kind = Kind::Resume;
-            body::discard(session).await?;
-            let request = matched.request(session).with_body(Some(Bytes::new()));
-            return self.answer_ask(session, &matched, &request, principal.as_ref()).await;
-        } else if let Some(matched) = recorded {
-            ctx.kind = Kind::Start;
-            self.start(session, &matched, principal, None).await?;
+            Purpose::Ask(matched, request) => {
+                body::discard(session).await?;
+                let request = request.with_body(Some(Bytes::new()));
+                let answered = self.answer_ask(session, &matched, &request, principal.as_ref()).await?;
+                if !answered {
+                    ctx.kind = Kind::Passed;
+                }
+                return Ok(answered);
+            }
+            Purpose::Start(matched, request) => {
+                let request = match self.read(session, &matched, request).await? {
+                    Ok(request) => request,
+                    Err(problem) => return answers::problem(session, &problem).await.map(|()| true),
+                };
+                ctx.kind = Kind::Resume;
+                if !self.answer_ask(session, &matched, &request, principal.as_ref()).await? {
+                    ctx.kind = Kind::Start;
+                    self.start(session, &matched, request, principal, None).await?;
+                }
+            }
         }
         Ok(true)
     }
+
+    /// What a request is for, as far as its head tells.
+    fn purpose(&self, session: &mut Session, settings: &Config, ctx: &mut Context) -> Purpose {
+        let request = session.req_header();
+        let path = request.uri.path();
+        let own = path.strip_prefix(settings.listen.base_path.as_str());
+        if let Some(own) = own.filter(|path| path.is_empty() || path.starts_with('/')) {
+            return Purpose::Own(own.to_owned());
+        }
+        let matched = self.matched(request).filter(|matched| matched.route.record);
+        if let Some(matched) = &matched {
+            ctx.max_body = matched.route.max_request_body;
+        }
+        if matches!(request.method, Method::HEAD | Method::OPTIONS) {
+            return Purpose::Pass;
+        }
+        let cursor = request.headers.get(&LAST_EVENT_ID).map(|value| Cursor::parse(value.as_bytes()));
+        if let Some(Cursor::After(id)) = cursor {
+            return Purpose::Resume(id);
+        }
+        if !may_become_turn(session) {
+            return Purpose::Pass;
+        }
+        if let Some(matched) = matched {
+            let request = matched.request(session);
+            return if profile::named(&matched.route.profile).passes(&request) {
+                Purpose::Pass
+            } else {
+                Purpose::Start(matched, request)
+            };
+        }
+        if session.as_mut().is_body_empty()
+            && let Some(matched) = self.matched_by_path(session.req_header())
+        {
+            let (request, route) = (matched.request(session), &matched.route.profile);
+            if !profile::named(route).passes(&request) && !profile::asks(route, &request).is_empty() {
+                return Purpose::Ask(matched, request);
+            }
+        }
+        Purpose::Pass
+    }
 }
 
-/// Requests whose answer cannot be a turn go Pingora's own way: upgrades, methods and ranges that have no stream for an
-/// answer, and what the profile of the route leaves to the backend.
-fn may_become_turn(session: &Session, matched: &Matched) -> bool {
+/// What a request is for.
+enum Purpose {
+    /// Nothing of ours: it goes Pingora's own way.
+    Pass,
+    /// Holdover's own URLs; what stands behind the base path.
+    Own(String),
+    /// To go on with the turn of an event id.
+    Resume(EventId),
+    /// What a profile takes for one of its own, on a path whose route does not record this method.
+    Ask(Matched, Request),
+    /// To start a turn, or what a profile takes it for.
+    Start(Matched, Request),
+}
+
+impl Purpose {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Pass => Kind::Passed,
+            Self::Own(_) => Kind::Control,
+            Self::Resume(_) | Self::Ask(..) => Kind::Resume,
+            Self::Start(..) => Kind::Start,
+        }
+    }
+}
+
+/// Requests whose answer cannot be a turn go Pingora's own way: upgrades, and ranges, which have no stream for an answer.
+fn may_become_turn(session: &Session) -> bool {
     let request = session.req_header();
     !(session.is_upgrade_req()
-        || profile::named(&matched.route.profile).passes(&matched.request(session))
-        || matches!(request.method, Method::HEAD | Method::OPTIONS)
         || request.headers.contains_key(header::UPGRADE)
         || request.headers.contains_key(header::RANGE))
 }

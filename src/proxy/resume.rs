@@ -116,7 +116,9 @@ impl Gateway {
         // Only now is it certain that the body need not go upstream.
         body::discard(session).await?;
         let written_at = self.node.clock().now();
-        let follow = Follow::whole(Target::Turn(id), replies);
+        let profile = place.log.head().map(|head| profile::named(&head.profile));
+        let bare = profile.is_some_and(|profile| profile.bare());
+        let follow = Follow { bare, ..Follow::whole(Target::Turn(id), replies) };
         let followed = self.deliver_from(session, &found, &route, place, follow).await;
         if followed.is_err() && live.is_none_or(|turn| turn.log().ended().is_none()) {
             self.node.client_lost(&id, mark, Some(written_at)).await;
@@ -255,12 +257,12 @@ impl Gateway {
             }
             self.count_resume("nothing_left");
             let header = following.empty(follow.replies.nothing_left);
-            let said =
-                end.filter(|end| !end.is_clean()).and_then(|end| farewell::said_afterwards(turn, &place.log, &end));
+            let over = end.as_ref().is_some_and(|end| end.is_clean());
+            let said = end.and_then(|end| farewell::said_afterwards(turn, &place.log, &end));
             let profile = profile::named(&head.profile);
-            let is_to_be_told = profile.answers_loss() && place.gap.is_none();
+            let is_awaited = !over && profile.answers_loss() && place.gap.is_none();
             return match said {
-                Some(event) if follow.replies.nothing_left == StatusCode::OK || is_to_be_told => {
+                Some(event) if follow.replies.nothing_left == StatusCode::OK || is_awaited => {
                     answers::whole(session, following.empty(StatusCode::OK), event).await
                 }
                 _ => session.write_response_header(Box::new(header), true).await,
@@ -282,6 +284,7 @@ impl Gateway {
         let request = Request::new(session.req_header().clone(), PathParams::default(), route);
         let priming = priming(profile, &request, turn, place.after);
         let reading = place.follow(super::pace(route), follow.rewrite, self.node.metrics().clone());
+        let reading = if follow.bare { reading.bare() } else { reading };
         deliver::deliver(session, turn, header, priming, reading, Upload::none(), self.node.metrics()).await?;
         self.delivered(turn, profile).await;
         Ok(())
@@ -305,7 +308,8 @@ impl Gateway {
             return self.continue_turn(session, found, follow).await.map(drop);
         }
         session.req_header_mut().insert_header(LAST_EVENT_ID, native_id)?;
-        self.start(session, matched, principal, Some(event)).await
+        let request = matched.request(session).with_body(Some(Bytes::new()));
+        self.start(session, matched, request, principal, Some(event)).await
     }
 
     /// Notes which turn continues another one behind this event.

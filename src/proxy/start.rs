@@ -56,22 +56,17 @@ enum Opened {
 }
 
 impl Gateway {
-    /// Serves a request on a recorded route. It may continue a turn that ended behind this event, but not at its backend.
+    /// Serves a request on a recorded route, whose body has been read as far as it is looked at. It may continue a turn that
+    /// ended behind this event, but not at its backend.
     pub(super) async fn start(
         &self,
         session: &mut Session,
         matched: &Matched,
+        request: Request,
         principal: Option<Principal>,
         continues: Option<&EventId>,
     ) -> Result<()> {
         let by_session = self.sessions_are_open_to(principal.as_ref());
-        let request = match self.read(session, matched).await? {
-            Ok(request) => request,
-            Err(problem) => return answers::problem(session, &problem).await,
-        };
-        if self.answer_ask(session, matched, &request, principal.as_ref()).await? {
-            return Ok(());
-        }
         let prepared = self.prepare(matched, request, principal).await;
         let likely = likely_stream(session.req_header());
         // A request that hardly becomes a turn costs the store nothing until it does.
@@ -127,7 +122,12 @@ impl Gateway {
     }
 
     /// Reads what must be read of a request before it is known what becomes of it.
-    async fn read(&self, session: &mut Session, matched: &Matched) -> Result<std::result::Result<Request, Problem>> {
+    pub(super) async fn read(
+        &self,
+        session: &mut Session,
+        matched: &Matched,
+        request: Request,
+    ) -> Result<std::result::Result<Request, Problem>> {
         let route = &matched.route;
         let length = content_length(session.req_header());
         if length.is_some_and(|length| length > route.max_request_body as u64) {
@@ -150,7 +150,7 @@ impl Gateway {
         } else {
             None
         };
-        Ok(Ok(matched.request(session).with_body(body)))
+        Ok(Ok(request.with_body(body)))
     }
 
     /// Finds out what a start is and what it can be recognised by.
@@ -283,12 +283,14 @@ impl Gateway {
             state: None,
         }
         .stream(session.req_header().version);
-        let priming = resume::priming(profile::named(&head.profile), &matched.request(session), &id, 0);
+        let profile = profile::named(&head.profile);
+        let priming = resume::priming(profile, &matched.request(session), &id, 0);
         let follow = self.node.follow_first(turn, matched.pace(), following);
+        let follow = if profile.bare() { follow.bare() } else { follow };
         let written_at: Millis = self.node.clock().now();
         let delivered = deliver::deliver(session, &id, header, priming, follow, upload, self.node.metrics()).await;
         match &delivered {
-            Ok(()) => self.delivered(&id, profile::named(&head.profile)).await,
+            Ok(()) => self.delivered(&id, profile).await,
             Err(_) if turn.log().ended().is_none() => {
                 self.node.client_lost(&id, body_mark.as_ref(), Some(written_at)).await;
             }

@@ -10,6 +10,7 @@
 //! | [`fault`] | a TCP proxy that cuts event streams after or inside chosen events |
 //! | [`redis`] | a Redis server to be killed, frozen and started again |
 //! | [`turn`] | a running turn from all three sides |
+//! | [`dialect`] | whole turns as backends of well-known APIs write them |
 //! | [`program`] | child processes: real clients, and backends nobody here wrote |
 //! | [`random`] | seeds, printed when a test fails |
 //! | [`wire`], [`sse`] | HTTP/1.1 framing and events, for all of them |
@@ -19,6 +20,7 @@
 pub(crate) mod answer;
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod dialect;
 pub(crate) mod fault;
 pub(crate) mod h2c;
 pub(crate) mod holdover;

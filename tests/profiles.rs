@@ -1,0 +1,11 @@
+//! Families of clients, each with its real libraries, through connections that break.
+//!
+//! Their backends abort a turn when its client leaves, and know nothing of resuming, unless a test says otherwise.
+
+mod anthropic;
+mod langgraph;
+mod openai;
+mod others;
+mod retries;
+mod stage;
+mod untouched;
