@@ -29,3 +29,5 @@ mod lifecycle;
 mod operations;
 /// What is not recorded passes as through any good proxy.
 mod passthrough;
+/// How each family of clients resumes.
+mod profiles;
