@@ -2,11 +2,14 @@
 //!
 //! Their backends abort a turn when its client leaves, and know nothing of resuming, unless a test says otherwise.
 
+mod ai_sdk;
 mod anthropic;
+mod counting;
 mod langgraph;
 mod openai;
 mod others;
 mod retries;
 mod snippets;
 mod stage;
+mod tanstack;
 mod untouched;

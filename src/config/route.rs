@@ -16,6 +16,8 @@ use super::{
 pub const PROFILES: &[&str] = &[
     "auto",
     "generic",
+    "mcp",
+    "a2a",
     "langgraph",
     "ai-sdk",
     "ag-ui",
@@ -25,8 +27,6 @@ pub const PROFILES: &[&str] = &[
     "gemini",
     "dify",
     "flowise",
-    "mcp",
-    "a2a",
 ];
 
 section! {

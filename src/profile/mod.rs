@@ -7,6 +7,8 @@
 //! |---|---|
 //! | `generic` | EventSource and whatever else comes back with `Last-Event-ID` |
 //! | `auto` | any: finds out which |
+//! | `mcp` | the SDKs of the Model Context Protocol, streamable HTTP |
+//! | `a2a` | the SDKs of Agent2Agent, JSON-RPC |
 //! | `langgraph` | the SDKs of LangGraph Platform, `useStream` |
 //! | `ai_sdk` | AI SDK: `useChat`, `WorkflowChatTransport`; assistant-ui |
 //! | `ag_ui` | AG-UI, CopilotKit |
@@ -16,8 +18,6 @@
 //! | `gemini` | the SDKs of the Gemini API |
 //! | `dify` | readers of Dify's service API |
 //! | `flowise` | readers of Flowise predictions |
-//! | `mcp` | Model Context Protocol |
-//! | `a2a` | Agent2Agent |
 
 mod a2a;
 mod ag_ui;
@@ -70,7 +70,7 @@ use tanstack::TanStack;
 
 /// The profiles of families, in the order in which `auto` asks them.
 static PROFILES: &[&dyn Profile] =
-    &[&LangGraph, &AiSdk, &AgUi, &TanStack, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise, &Mcp, &A2a];
+    &[&Mcp, &A2a, &LangGraph, &AiSdk, &AgUi, &TanStack, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.

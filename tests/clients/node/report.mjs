@@ -44,6 +44,9 @@ export class Report {
   #live;
   #seen;
   #ended = false;
+  #waiting = new Set();
+  /** How many requests of `fetch` were answered, or failed. */
+  answered = 0;
 
   constructor(client, version, values) {
     this.#seen = { client, version, events: [], opens: 0, errors: [] };
@@ -55,6 +58,20 @@ export class Report {
 
   open() {
     this.#seen.opens += 1;
+    this.#waiting.forEach((look) => look());
+  }
+
+  get opens() {
+    return this.#seen.opens;
+  }
+
+  /** Waits until a condition on `answered` and `opens` holds. */
+  until(condition) {
+    return new Promise((resolve) => {
+      const look = () => condition() && (this.#waiting.delete(look), resolve());
+      this.#waiting.add(look);
+      look();
+    });
   }
 
   event(id, type, data) {
@@ -87,16 +104,18 @@ export class Report {
 
   /** A `fetch` that counts event streams and remembers failures, for libraries that do not tell. */
   fetch = async (input, init) => {
-    let response;
     try {
-      response = await fetch(input, init);
+      const response = await fetch(input, init);
+      if (response.status === 200 && response.headers.get('content-type')?.startsWith('text/event-stream')) this.open();
+      else this.error(`${response.status} ${response.headers.get('content-type') ?? ''}`.trim());
+      return response;
     } catch (error) {
       this.error(error);
       throw error;
+    } finally {
+      this.answered += 1;
+      this.#waiting.forEach((look) => look());
     }
-    if (response.status === 200 && response.headers.get('content-type')?.startsWith('text/event-stream')) this.open();
-    else this.error(`${response.status} ${response.headers.get('content-type') ?? ''}`.trim());
-    return response;
   };
 }
 

@@ -1,0 +1,83 @@
+// `useChat` of TanStack AI on a page, over fetchServerSentEvents, with its messages in localStorage. It resumes by itself.
+//
+//   --plan start    for each of --turns a thread of its own, <thread>-1 and so on: sends a message
+//   --plan reload   sends a message whose turn pauses (--pause); leaves the page when it has something of the answer, loads it
+//                   again, and lets the turn go on (POST --go) when the answer is there again
+//
+// The report has an event per part of the assistant's messages of the last page: `id` is the thread's and the message's
+// place. An error is what the hook reports as one, or an answer that is no event stream.
+
+import './node_page.mjs';
+import { answers, openPage } from './chat_page.mjs';
+import { options, Report, versionOf } from './report.mjs';
+
+const values = options({
+  thread: { type: 'string', default: 'a-thread' },
+  plan: { type: 'string', default: 'start' },
+  turns: { type: 'string', default: '1' },
+  pause: { type: 'string' },
+  go: { type: 'string' },
+});
+const [React, { createRoot }, { fetchServerSentEvents, localStoragePersistence, useChat }] = await Promise.all(
+  ['react', 'react-dom/client', '@tanstack/ai-react'].map((name) => import(name)),
+);
+const report = new Report('TanStack AI', versionOf('@tanstack/ai-react'), values);
+const { 'content-type': _, ...headers } = values.headers;
+const forwardedProps = values.pause ? { pause: Number(values.pause) } : {};
+
+/** A fetch that counts event streams; that a connection is refused or cut is the library's affair. */
+const fetchClient = async (input, init) => {
+  const response = await fetch(input, init);
+  if (response.headers.get('content-type')?.startsWith('text/event-stream')) report.open();
+  else report.error(`${init.method} ${response.status}`);
+  return response;
+};
+
+function load(threadId) {
+  const connection = fetchServerSentEvents(values.url, { headers, fetchClient });
+  const persistence = localStoragePersistence();
+  const onError = (error) => report.error(error);
+  return openPage({ React, createRoot }, () => useChat({ connection, threadId, persistence, forwardedProps, onError }));
+}
+
+function tell(threadId, { messages }) {
+  for (const [place, message] of messages.filter(({ role }) => role === 'assistant').entries()) {
+    for (const part of message.parts) report.event(`${threadId} ${place}`, part.type, JSON.stringify(part));
+  }
+}
+
+async function ask(page) {
+  await page.until(() => true);
+  const sent = page.state.sendMessage('Weather in Ulm?');
+  await page.until(({ isLoading }) => isLoading);
+  return sent;
+}
+
+const plans = {
+  async start() {
+    for (let turn = 1; turn <= Number(values.turns); turn += 1) {
+      const thread = `${values.thread}-${turn}`;
+      const page = load(thread);
+      await ask(page);
+      await page.until(({ isLoading }) => !isLoading);
+      tell(thread, page.state);
+      page.close();
+      report.note({ turn });
+    }
+  },
+  async reload() {
+    const before = load(values.thread);
+    ask(before);
+    await before.until(answers);
+    before.close();
+    const page = load(values.thread);
+    const opens = report.opens;
+    await report.until(() => report.opens > opens);
+    await page.until((state) => state.isLoading && answers(state));
+    await fetch(values.go, { method: 'POST' });
+    tell(values.thread, await page.until(({ isLoading }) => !isLoading));
+  },
+};
+
+await plans[values.plan]();
+report.end('clean');
