@@ -261,6 +261,10 @@ impl Node {
         let (record, log) = self.open(found, after).await?;
         let there = |log: &Log| log.ended().is_some() || (record.end.is_none() && log.last() >= record.last);
         changes_until(&log, AHEAD, there).await;
+        if !there(&log) {
+            let why = StoreError::Unavailable("the turn did not arrive in time".into());
+            return Err(FindError::Store(why).into());
+        }
         Ok(log)
     }
 

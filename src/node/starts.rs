@@ -262,6 +262,11 @@ impl Node {
         }
     }
 
+    /// Notes a turn under `key` for `ttl`. A store that does not reply soon holds up nobody.
+    pub async fn note(&self, key: &Digest, turn: &TurnId, ttl: Duration) -> Result<(), StoreError> {
+        promptly(self.store.note(key, turn, ttl)).await
+    }
+
     /// Drops a note, unless somebody else's has taken its place.
     async fn forget(&self, key: &Digest, value: &TurnId) {
         if self.store.noted(key).await.is_ok_and(|noted| noted.as_ref() == Some(value)) {

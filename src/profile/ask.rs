@@ -54,7 +54,7 @@ pub struct Follow {
     /// Whether a turn that is not known is the backend's affair: it may know. Otherwise `replies` says so.
     pub or_backend: bool,
     /// Events that count for nothing when they stand last (`[DONE]`): a turn with only such left has nothing left.
-    pub trailer: fn(&Message<'_>) -> bool,
+    pub trailer: Option<fn(&Message<'_>) -> bool>,
     /// A header that tells the index, from 0, of the last event there is that counts.
     pub tail_index: Option<HeaderName>,
     /// What is done to each block on its way.
@@ -67,14 +67,13 @@ impl Follow {
     /// The whole turn, whether it runs or has ended.
     pub fn whole(target: Target, replies: Replies) -> Self {
         let from = From::After(0);
-        let trailer: fn(&Message<'_>) -> bool = |_| false;
         Self {
             target,
             from,
             replies,
             ended: Ended::Sent,
             or_backend: false,
-            trailer,
+            trailer: None,
             tail_index: None,
             rewrite: None,
             bare: false,

@@ -33,9 +33,11 @@ impl Auto {
 }
 
 impl Dialect for Auto {
-    /// Terminal events of one dialect are no events of another.
+    /// Terminal events of one dialect are no events of another. But nobody can tell that a stream is one answer of one
+    /// backend: an agent may pass on the answers of several, with silence between them.
     fn terminal(&self, event: &Message<'_>) -> Option<Terminal> {
-        PROFILES.iter().find_map(|profile| profile.terminal(event))
+        let said = PROFILES.iter().find_map(|profile| profile.terminal(event))?;
+        Some(Terminal { last: false, ..said })
     }
 }
 

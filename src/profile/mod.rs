@@ -11,8 +11,8 @@
 //! | `a2a` | the SDKs of Agent2Agent, JSON-RPC |
 //! | `langgraph` | the SDKs of LangGraph Platform, `useStream` |
 //! | `ai_sdk` | AI SDK: `useChat`, `WorkflowChatTransport`; assistant-ui |
-//! | `ag_ui` | AG-UI, CopilotKit |
 //! | `tanstack` | TanStack AI |
+//! | `ag_ui` | AG-UI, CopilotKit |
 //! | `openai` | the OpenAI API: chat completions and Responses, of whatever serves them |
 //! | `anthropic` | Anthropic's Messages API |
 //! | `gemini` | the SDKs of the Gemini API |
@@ -70,7 +70,7 @@ use tanstack::TanStack;
 
 /// The profiles of families, in the order in which `auto` asks them.
 static PROFILES: &[&dyn Profile] =
-    &[&Mcp, &A2a, &LangGraph, &AiSdk, &AgUi, &TanStack, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise];
+    &[&Mcp, &A2a, &LangGraph, &AiSdk, &TanStack, &AgUi, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.

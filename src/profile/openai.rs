@@ -88,7 +88,7 @@ impl Profile for OpenAi {
                     follow.from = From::Behind(Arc::new(move |event| is_up_to(event, after)));
                 }
                 follow.or_backend = true;
-                follow.trailer = is_done;
+                follow.trailer = Some(is_done);
                 Some(Ask::Follow(follow))
             }
             Method::POST => {
@@ -242,7 +242,7 @@ mod tests {
         let before = |number| is_before(&Message::parse(response_event("response.x", number).as_bytes()).unwrap());
         assert_eq!([2, 3, 4].map(before), [true, true, false]);
         let done = Message::parse(b"data: [DONE]\n\n").unwrap();
-        assert!(!is_before(&done) && (follow.trailer)(&done));
+        assert!(!is_before(&done) && follow.trailer.unwrap()(&done));
         for whole in ["", "&starting_after=", "&starting_after=-1", "&starting_after=x"] {
             let Some(Ask::Follow(follow)) = asks(&format!("/v1/responses/r1?stream=true{whole}")) else {
                 panic!("{whole}")

@@ -10,6 +10,9 @@ use serde_json::Value as Json;
 
 use crate::config::{PathParams, ReplayFinished, Route};
 
+/// Largest body that is read as JSON, in bytes: what is read takes several times as much memory.
+const MAX_JSON: usize = 1 << 20;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Request {
@@ -94,7 +97,7 @@ impl Request {
 
     /// The body as JSON, if it is that.
     pub fn json(&self) -> Option<&Json> {
-        let read = || serde_json::from_slice(self.body.as_ref()?).ok();
+        let read = || serde_json::from_slice(self.body.as_ref().filter(|body| body.len() <= MAX_JSON)?).ok();
         self.json.get_or_init(read).as_ref()
     }
 

@@ -137,6 +137,12 @@ impl Problem {
         }
     }
 
+    /// Told to who stops a turn whose node does not act on it.
+    pub(super) fn owner_unreachable() -> Self {
+        let message = "The wish to stop the turn is noted, but the node that runs it did not act on it. Try again.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "owner_unreachable", message).retry_after(Duration::from_secs(2))
+    }
+
     pub(super) fn store_down() -> Self {
         let message = "The store that keeps turns cannot be reached. Try again.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message).retry_after(Duration::from_secs(2))

@@ -1,17 +1,17 @@
 //! Carries out what a profile takes a request to ask for: to go on with a turn, or to stop one, that its URL or body names in
 //! the clients' own way.
 
-use pingora::{Result, http::ResponseHeader, proxy::Session};
+use pingora::{Error, ErrorType, Result, http::ResponseHeader, proxy::Session};
 use tokio::time::timeout;
 
 use super::{
-    Gateway, Matched, answers,
+    Gateway, Matched, answers, body,
     resume::{self, Resumed},
     source::{self, Mark, Upload},
     start,
 };
 use crate::{
-    node::{FindError, Found, Stopped},
+    node::{FindError, FollowError, Found, Stopped},
     principal::Principal,
     profile::{self, Ask, Profile, Reply, Request, Stop, Target},
     turn::Digest,
@@ -28,10 +28,15 @@ impl Gateway {
     ) -> Result<bool> {
         let mut unknown = None;
         for (profile, ask) in profile::asks(&matched.route.profile, request) {
-            match (self.find_target(profile, ask.target(), principal).await, ask) {
+            let found = tokio::select! {
+                found = self.find_target(profile, ask.target(), principal) => found,
+                gone = resume::client_left(session), if session.downstream_session.is_body_done() => return Err(gone),
+            };
+            match (found, ask) {
                 (Ok(found), Ask::Follow(follow)) => {
                     return match self.continue_turn(session, found, follow).await? {
                         Resumed::Answered => Ok(true),
+                        // The request itself asks for it there.
                         Resumed::AtBackend(_) => Ok(false),
                     };
                 }
@@ -41,13 +46,11 @@ impl Gateway {
                 (Err(FindError::Unknown), Ask::Follow(follow)) if !follow.or_backend => {
                     unknown.get_or_insert(follow.replies);
                 }
-                (Err(FindError::Unknown), _) => {}
-                (Err(error), Ask::Follow(follow)) => {
+                (Err(error @ FindError::Store(_)), Ask::Follow(follow)) if !follow.or_backend => {
                     return self.not_found(session, &follow.replies, &error).await.map(|()| true);
                 }
-                (Err(_), Ask::Stop(_)) => {
-                    return answers::problem(session, &answers::Problem::store_down()).await.map(|()| true);
-                }
+                // It may be a mere guess that this is about a turn at all.
+                (Err(_), _) => {}
             }
         }
         match unknown {
@@ -73,7 +76,16 @@ impl Gateway {
         };
         let asker = principal.map(|p| *p.as_bytes());
         let found = self.node.find(&turn.ok_or(FindError::Unknown)?, asker.as_ref()).await?;
-        let is_of_profile = found.record.head.as_ref().is_none_or(|head| *head.profile == *profile.name());
+        // Only an answer that has begun tells whether this is the turn that is meant, and a turn at all.
+        let head = match &found.record.head {
+            Some(head) => Some(head.clone()),
+            None => match self.node.log(&found, 0).await {
+                Ok(log) => log.head(),
+                Err(FollowError::Find(error)) => return Err(error),
+                Err(FollowError::NotAStream | FollowError::TooMany) => None,
+            },
+        };
+        let is_of_profile = head.is_some_and(|head| *head.profile == *profile.name());
         is_of_profile.then_some(found).ok_or(FindError::Unknown)
     }
 
@@ -88,7 +100,7 @@ impl Gateway {
         session: &mut Session,
         matched: &Matched,
         request: &Request,
-        profile: &dyn Profile,
+        profile: &'static dyn Profile,
         found: &Found,
         stop: &Stop,
     ) -> Result<()> {
@@ -97,31 +109,48 @@ impl Gateway {
         let mark = Mark { identity_coding: false, no_content, max_body, last_event_id: None };
         let mut upstream = source::send(session, mark)?;
         let mut upload = Upload::new(upstream.body.clone(), matched.route.max_request_body);
-        upload.whole((!session.as_mut().is_body_empty()).then(|| request.body().cloned().unwrap_or_default())).await;
+        let body = match request.body().cloned() {
+            Some(body) => Some(body),
+            None => body::read(session, max_body).await?,
+        };
+        let Some(body) = body else {
+            return answers::problem(session, &answers::Problem::body_too_large(Some(max_body))).await;
+        };
+        upload.whole((!session.as_mut().is_body_empty()).then_some(body)).await;
         let limit = self.settings.load().upstream.read_timeout.unwrap_or(start::STOP_ANSWER).min(start::STOP_ANSWER);
-        let answer = tokio::select! {
-            answer = timeout(limit, start::final_header(&mut upstream)) => answer.ok().flatten(),
+        // A page that asks for a stop may leave at once: it is carried out all the same.
+        let (gateway, id, asker) = (self.clone(), found.record.id, found.record.principal);
+        let carried_out = tokio::spawn(async move {
+            let answer = timeout(limit, start::final_header(&mut upstream)).await.ok().flatten();
+            let found = gateway.node.find(&id, asker.as_ref()).await;
+            let here = answer.as_ref().is_none_or(|(header, _)| profile.must_stop_here(header.status));
+            let stopped = match (found, &answer) {
+                (Ok(found), _) if here => Some(gateway.node.stop(&found).await),
+                (Ok(found), Some((header, _))) if header.status.is_success() => {
+                    Some(gateway.node.stop_soon(&found).await)
+                }
+                _ => None,
+            };
+            (answer.filter(|_| !here), stopped, upstream)
+        });
+        let carried_out = tokio::select! {
+            carried_out = carried_out => carried_out,
             gone = resume::client_left(session) => return Err(gone),
         };
-        match answer {
-            Some((header, end)) if !profile.must_stop_here(header.status) => {
-                if header.status.is_success() {
-                    // Where this cannot be told, the backend still ends the turn.
-                    let _ = self.node.stop_soon(found).await;
-                }
-                start::pipe(session, header, end, upstream, upload, Some(limit)).await
-            }
-            _ => {
-                drop((upstream, upload));
+        let (answer, stopped, upstream) =
+            carried_out.map_err(|_| Error::explain(ErrorType::InternalError, "a stop was not carried out"))?;
+        match (answer, stopped) {
+            // Where the turn cannot be told, the backend still ends it.
+            (Some((header, end)), _) => start::pipe(session, header, end, upstream, upload, Some(limit)).await,
+            (None, Some(Ok(Stopped::Stopped | Stopped::AlreadyEnded))) => {
                 let ended = found.record.end.as_ref().and_then(|end| profile.had_ended(&stop.target, end.outcome));
                 let answer = ended.as_ref().unwrap_or(&stop.stopped);
-                match self.node.stop(found).await {
-                    Ok(Stopped::Stopped | Stopped::AlreadyEnded | Stopped::OwnerUnreachable) => {
-                        reply(session, self.with_cors_of(found, answer.status), answer).await
-                    }
-                    Err(_) => answers::problem(session, &answers::Problem::store_down()).await,
-                }
+                reply(session, self.with_cors_of(found, answer.status), answer).await
             }
+            (None, Some(Ok(Stopped::OwnerUnreachable))) => {
+                answers::problem(session, &answers::Problem::owner_unreachable()).await
+            }
+            (None, Some(Err(_)) | None) => answers::problem(session, &answers::Problem::store_down()).await,
         }
     }
 }

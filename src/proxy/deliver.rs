@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use pingora::{Error, ErrorType, Result, http::ResponseHeader, proxy::Session};
 
-use super::{farewell, source::Upload};
+use super::source::Upload;
 use crate::{
     metrics::Metrics,
     node::{Delivery, Follow},
-    sse::TurnId,
+    turn::End,
 };
 
 /// Most bytes in one write. The write deadline is for each, so this sets the slowest rate at which a client may read.
@@ -17,16 +17,16 @@ const WRITE: usize = 64 << 10;
 pub(super) const BROKEN: ErrorType = ErrorType::Custom("TurnBroken");
 
 /// Writes the header, what the stream must begin with, and follows the turn to its end. An error ends the connection: the
-/// client is gone, takes nothing, or must not take the answer for complete.
+/// client is gone, takes nothing, or must not take the answer for complete. `Some`: the turn was lost, and the answer is still
+/// open for [`part`].
 pub(super) async fn deliver(
     session: &mut Session,
-    turn: &TurnId,
     header: ResponseHeader,
     priming: Option<Bytes>,
     mut follow: Follow,
     mut upload: Upload,
     metrics: &Metrics,
-) -> Result<()> {
+) -> Result<Option<End>> {
     session.write_response_header(Box::new(header), false).await?;
     if let Some(priming) = priming {
         write(session, priming).await.inspect_err(|error| cut(metrics, error))?;
@@ -47,14 +47,8 @@ pub(super) async fn deliver(
                     write(session, piece).await.inspect_err(|error| cut(metrics, error))?;
                 }
             }
-            Delivery::End(_) => return session.write_response_body(None, true).await,
-            Delivery::Lost(end) => {
-                let Some(event) = farewell::said_at_once(turn, follow.log(), &end) else {
-                    return Err(Error::explain(BROKEN, "turn_broken").into_down());
-                };
-                write(session, event).await.inspect_err(|error| cut(metrics, error))?;
-                return session.write_response_body(None, true).await;
-            }
+            Delivery::End(_) => return session.write_response_body(None, true).await.map(|()| None),
+            Delivery::Lost(end) => return Ok(Some(end)),
             Delivery::Broken(reason) => {
                 if reason == "behind" {
                     metrics.followers_cut.with_label_values(&[reason]).inc();
@@ -63,6 +57,15 @@ pub(super) async fn deliver(
             }
         }
     }
+}
+
+/// Ends the answer of a turn that was lost: with its last words, or by breaking the connection.
+pub(super) async fn part(session: &mut Session, last_words: Option<Bytes>) -> Result<()> {
+    let Some(event) = last_words else {
+        return Err(Error::explain(BROKEN, "turn_broken").into_down());
+    };
+    write(session, event).await?;
+    session.write_response_body(None, true).await
 }
 
 async fn write(session: &mut Session, mut piece: Bytes) -> Result<()> {

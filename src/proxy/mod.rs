@@ -189,15 +189,14 @@ impl Gateway {
         Some(Matched { route: route.clone(), params })
     }
 
-    /// The first recorded route that takes the path with any method: the URLs at which its clients go on with their turns
+    /// The first route that takes the path, with whatever method, if it is recorded: the URLs at which its clients go on with their turns
     /// need not be named in the configuration.
     fn matched_by_path(&self, request: &RequestHeader) -> Option<Matched> {
         let settings = self.settings.load();
-        let mut recorded = settings.routes.iter().filter(|route| route.record);
-        recorded.find_map(|route| {
-            let params = route.path.matches(request.uri.path())?;
-            Some(Matched { route: route.clone(), params })
-        })
+        let mut taken =
+            settings.routes.iter().filter_map(|route| Some((route, route.path.matches(request.uri.path())?)));
+        let (route, params) = taken.next().filter(|(route, _)| route.record)?;
+        Some(Matched { route: route.clone(), params })
     }
 
     /// The route of a turn that was started before. After a reload it may be gone; what matters then is the default.
@@ -233,6 +232,8 @@ impl Gateway {
                 ctx.kind = Kind::Rejected;
                 self.node.metrics().requests_rejected.with_label_values(&[error.reason()]).inc();
                 match purpose {
+                    // It may be a mere guess that this is about a turn.
+                    Purpose::Ask(..) => return Ok(false),
                     Purpose::Resume(_) if error == IdentityError::Unavailable => {
                         let replies = Replies::of(&session.req_header().method, &session.req_header().headers);
                         resume::not_now(session, &replies, identity_problem(&error)).await?;

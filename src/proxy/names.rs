@@ -22,9 +22,12 @@ impl Gateway {
         turn: &TurnId,
         principal: Option<&Principal>,
     ) {
+        if !self.sessions_are_open_to(principal) {
+            return;
+        }
         for name in names {
             let key = self.name_key(profile, &name, principal);
-            if let Err(error) = self.node.store().note(&key, turn, self.names_are_kept()).await {
+            if let Err(error) = self.node.note(&key, turn, self.names_are_kept()).await {
                 tracing::warn!(turn = turn.short(), %error, "a name of the turn is not stored: it is not found by it");
             }
         }

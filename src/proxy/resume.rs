@@ -1,9 +1,10 @@
-//! A request that names a place in a turn: it never starts one and never goes upstream.
+//! A request that names a place in a turn: it starts none, and goes to the backend only where the backend itself can go on
+//! behind an id of its own.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderName, Method, StatusCode};
 use pingora::{Error, ErrorType, Result, proxy::Session};
 
 use super::{
@@ -119,7 +120,7 @@ impl Gateway {
         let profile = place.log.head().map(|head| profile::named(&head.profile));
         let bare = profile.is_some_and(|profile| profile.bare());
         let follow = Follow { bare, ..Follow::whole(Target::Turn(id), replies) };
-        let followed = self.deliver_from(session, &found, &route, place, follow).await;
+        let followed = self.deliver_from(session, &found, &route, place, follow, None).await;
         if followed.is_err() && live.is_none_or(|turn| turn.log().ended().is_none()) {
             self.node.client_lost(&id, mark, Some(written_at)).await;
         }
@@ -128,47 +129,50 @@ impl Gateway {
 
     /// Goes on with a turn that was found.
     pub(super) async fn continue_turn(&self, session: &mut Session, found: Found, follow: Follow) -> Result<Resumed> {
+        // Any other request would start something there.
+        let can_ask_backend = session.req_header().method == Method::GET && !follow.replies.ahead_is_conflict;
         let route = self.route_named(&found.record.route);
         let place = async {
-            let after = self.seq_of(&found, &follow).await?;
+            let (after, counted) = self.locate(&found, &follow).await?;
             let mut place = self.node.place(&found, after, route.followers as usize).await?;
-            if self.is_empty_behind(&found, &place, &follow).await? {
-                place.nothing_left = true;
-            }
-            Ok::<_, FollowError>(place)
+            place.nothing_left = self.is_empty_behind(&found, &place, &follow).await?;
+            Ok::<_, FollowError>((place, counted))
         };
         let placed = tokio::select! {
             placed = place => placed,
             gone = client_left(session) => return Err(gone),
         };
         match placed {
-            Ok(place) => {
-                if let Some(native_id) = self.goes_on_at_backend(&found, &place).await {
+            Ok((place, counted)) => {
+                let tail = follow.tail_index.clone().zip(counted.map(|counted| counted as i64 - 1));
+                if can_ask_backend && let Some(native_id) = self.goes_on_at_backend(&found, &place).await {
                     self.count_resume("at_backend");
                     return Ok(Resumed::AtBackend(native_id));
                 }
-                self.deliver_from(session, &found, &route, place, follow).await
+                self.deliver_from(session, &found, &route, place, follow, tail).await
             }
             Err(error) => self.refuse(session, &follow.replies, &error).await,
         }
         .map(|()| Resumed::Answered)
     }
 
-    /// The seq after which the client wants to go on.
-    async fn seq_of(&self, found: &Found, follow: &Follow) -> std::result::Result<Seq, FollowError> {
-        match &follow.from {
-            From::After(seq) => Ok(*seq),
-            From::Now => Ok(found.record.last),
-            From::Last(count) => {
-                let log = self.node.log(found, 0).await?;
-                Ok(counted(&log, follow.trailer).saturating_sub(*count))
-            }
+    /// The seq after which the client wants to go on; and how many events that count there were then, where it is told that.
+    async fn locate(&self, found: &Found, follow: &Follow) -> std::result::Result<(Seq, Option<Seq>), FollowError> {
+        let counted = match (&follow.from, &follow.tail_index) {
+            (From::Last(_), _) | (_, Some(_)) => Some(counted(&*self.node.log(found, 0).await?, follow.trailer)),
+            _ => None,
+        };
+        let after = match &follow.from {
+            From::After(seq) => *seq,
+            From::Now => found.record.last,
+            From::Last(count) => counted.unwrap_or_default().saturating_sub(*count),
             From::Behind(had) => {
                 let log = self.node.log(found, 0).await?;
                 let had = |seq: &Seq| log.message(*seq, |message| had(message)).unwrap_or(true);
-                Ok((log.base() + 1..=log.last()).take_while(had).last().unwrap_or(log.base()))
+                (log.base() + 1..=log.last()).take_while(had).last().unwrap_or(log.base())
             }
-        }
+        };
+        Ok((after, counted))
     }
 
     /// Whether a turn that has ended has nothing for this client: it was sent once, is not sent at all, or has only events
@@ -179,13 +183,22 @@ impl Gateway {
         place: &Place,
         follow: &Follow,
     ) -> std::result::Result<bool, FollowError> {
-        let Some(end) = place.end() else { return Ok(false) };
-        match follow.ended {
-            Ended::NothingLeft => return Ok(true),
-            Ended::SentOnce if end.is_clean() && self.was_delivered(&found.record.id).await => return Ok(true),
-            Ended::Sent | Ended::SentOnce => {}
+        // A copy of its log learns of the end last.
+        let Some(end) = found.record.end.clone().or_else(|| place.end()) else { return Ok(place.nothing_left) };
+        match (follow.ended, follow.trailer) {
+            (Ended::NothingLeft, _) => Ok(true),
+            (Ended::SentOnce, _) if end.is_clean() && self.was_delivered(&found.record.id).await => Ok(true),
+            (_, Some(_)) if end.is_clean() => {
+                let log = self.node.log(found, place.after).await?;
+                Ok(place.after >= counted(&log, follow.trailer))
+            }
+            _ => Ok(place.nothing_left),
         }
-        Ok(end.is_clean() && place.after > 0 && place.after >= counted(&place.log, follow.trailer))
+    }
+
+    /// All of a turn that has ended, where it can be had.
+    async fn whole_log(&self, found: &Found) -> Option<Arc<Log>> {
+        self.node.log(found, 0).await.ok()
     }
 
     /// The backend's own id behind which it can go on with a turn that ended here without its last event.
@@ -223,6 +236,7 @@ impl Gateway {
         route: &Route,
         mut place: Place,
         follow: Follow,
+        tail: Option<(HeaderName, i64)>,
     ) -> Result<()> {
         if let Some((first, last)) = place.gap
             && !place.nothing_left
@@ -239,7 +253,7 @@ impl Gateway {
         let turn = &found.record.id;
         let head = place.log.head().unwrap_or_default();
         let base_path = self.base_path();
-        let end = place.end();
+        let end = place.end().or_else(|| found.record.end.clone());
         let following = answers::Following {
             head: &head,
             turn,
@@ -258,15 +272,15 @@ impl Gateway {
             self.count_resume("nothing_left");
             let header = following.empty(follow.replies.nothing_left);
             let over = end.as_ref().is_some_and(|end| end.is_clean());
-            let said = end.and_then(|end| farewell::said_afterwards(turn, &place.log, &end));
-            let profile = profile::named(&head.profile);
-            let is_awaited = !over && profile.answers_loss() && place.gap.is_none();
-            return match said {
-                Some(event) if follow.replies.nothing_left == StatusCode::OK || is_awaited => {
-                    answers::whole(session, following.empty(StatusCode::OK), event).await
-                }
-                _ => session.write_response_header(Box::new(header), true).await,
-            };
+            let is_awaited = !over && profile::named(&head.profile).answers_loss() && place.gap.is_none();
+            if let Some(end) = end
+                && (follow.replies.nothing_left == StatusCode::OK || is_awaited)
+                && let Some(log) = self.whole_log(found).await
+                && let Some(event) = farewell::said_afterwards(turn, &log, &end)
+            {
+                return answers::whole(session, following.empty(StatusCode::OK), event).await;
+            }
+            return session.write_response_header(Box::new(header), true).await;
         }
         self.count_resume(if place.gap.is_some() {
             "gap"
@@ -276,8 +290,7 @@ impl Gateway {
             "live"
         });
         let mut header = following.stream(session.req_header().version);
-        if let Some(name) = follow.tail_index {
-            let tail = counted(&place.log, follow.trailer).checked_sub(1).map_or(-1, |n| n as i64);
+        if let Some((name, tail)) = tail {
             answers::insert(&mut header, name, &tail.to_string());
         }
         let profile = profile::named(&head.profile);
@@ -285,7 +298,11 @@ impl Gateway {
         let priming = priming(profile, &request, turn, place.after);
         let reading = place.follow(super::pace(route), follow.rewrite, self.node.metrics().clone());
         let reading = if follow.bare { reading.bare() } else { reading };
-        deliver::deliver(session, turn, header, priming, reading, Upload::none(), self.node.metrics()).await?;
+        let lost = deliver::deliver(session, header, priming, reading, Upload::none(), self.node.metrics()).await?;
+        if let Some(end) = lost {
+            let last_words = self.whole_log(found).await.and_then(|log| farewell::said_at_once(turn, &log, &end));
+            deliver::part(session, last_words).await?;
+        }
         self.delivered(turn, profile).await;
         Ok(())
     }
@@ -377,9 +394,9 @@ fn gap_of(place: &Place) -> Option<Gap> {
 }
 
 /// How many events there are that count, for a client to which the last ones do not ([`Follow::trailer`]).
-fn counted(log: &Log, trailer: fn(&Message<'_>) -> bool) -> Seq {
-    let last = log.shown();
-    (log.base() + 1..=last).rev().find(|seq| !log.message(*seq, trailer).unwrap_or(false)).unwrap_or(0)
+fn counted(log: &Log, trailer: Option<fn(&Message<'_>) -> bool>) -> Seq {
+    let counts = |seq: &Seq| trailer.is_none_or(|trailer| !log.message(*seq, trailer).unwrap_or(false));
+    (log.base() + 1..=log.shown()).rev().find(counts).unwrap_or(0)
 }
 
 /// What the answer to a request must begin with: an event without content, so that a client that is cut off before the next

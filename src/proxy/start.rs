@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::{
     Gateway, Matched,
     answers::{self, Problem},
-    body, deliver, resume,
+    body, deliver, farewell, resume,
     source::{self, Answer, Mark, Upload, Upstream},
 };
 use crate::{
@@ -290,7 +290,11 @@ impl Gateway {
         let follow = self.node.follow_first(turn, matched.pace(), following);
         let follow = if profile.bare() { follow.bare() } else { follow };
         let written_at: Millis = self.node.clock().now();
-        let delivered = deliver::deliver(session, &id, header, priming, follow, upload, self.node.metrics()).await;
+        let delivered = deliver::deliver(session, header, priming, follow, upload, self.node.metrics()).await;
+        let delivered = match delivered {
+            Ok(Some(end)) => deliver::part(session, farewell::said_at_once(&id, turn.log(), &end)).await,
+            delivered => delivered.map(drop),
+        };
         match &delivered {
             Ok(()) => self.delivered(&id, profile).await,
             Err(_) if turn.log().ended().is_none() => {

@@ -73,6 +73,10 @@ const LAST: Seq = 4;
 /// What the last events of a log say together: the newest word on how it went, and whether nothing was to follow.
 pub fn terminal(dialect: &dyn Dialect, log: &Log) -> Option<Terminal> {
     let blocks = log.batch(log.last().saturating_sub(LAST), usize::MAX, LAST)?.blocks;
-    let said = blocks.iter().rev().filter_map(|block| dialect.terminal(&Message::parse(&block.bytes)?));
-    said.reduce(|newer, older| Terminal { outcome: newer.outcome.or(older.outcome), last: newer.last || older.last })
+    let said = blocks.iter().rev().map(|block| dialect.terminal(&Message::parse(&block.bytes)?));
+    let said: Vec<_> = said.collect();
+    // More came behind a last event that others follow: it was the last of something else.
+    let last = said.iter().map_while(|said| *said).any(|terminal| terminal.last);
+    let outcome = said.iter().flatten().find_map(|terminal| terminal.outcome);
+    said.iter().any(Option::is_some).then_some(Terminal { outcome, last })
 }
