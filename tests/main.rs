@@ -29,5 +29,5 @@ mod lifecycle;
 mod operations;
 /// What is not recorded passes as through any good proxy.
 mod passthrough;
-/// Each family of clients, with its own library, in front of a backend of its dialect.
+/// Each family of clients with its real libraries.
 mod profiles;

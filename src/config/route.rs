@@ -13,8 +13,19 @@ use super::{
 };
 
 /// The profiles a route can name.
-pub const PROFILES: &[&str] =
-    &["auto", "generic", "langgraph", "ag-ui", "openai", "anthropic", "gemini", "dify", "flowise"];
+pub const PROFILES: &[&str] = &[
+    "auto",
+    "generic",
+    "langgraph",
+    "ai-sdk",
+    "ag-ui",
+    "tanstack",
+    "openai",
+    "anthropic",
+    "gemini",
+    "dify",
+    "flowise",
+];
 
 section! {
     /// What is recorded, and how.

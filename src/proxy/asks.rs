@@ -95,6 +95,7 @@ impl Gateway {
         let no_content = request.header("content-length") == Some("0");
         let max_body = matched.route.max_request_body;
         let mark = Mark { identity_coding: false, no_content, max_body, last_event_id: None };
+        let asking = found.live.as_ref().map(|turn| turn.asking_backend());
         let mut upstream = source::send(session, mark)?;
         let mut upload = Upload::new(upstream.body.clone(), matched.route.max_request_body);
         upload.whole((!session.as_mut().is_body_empty()).then(|| request.body().cloned().unwrap_or_default())).await;
@@ -109,10 +110,11 @@ impl Gateway {
                     // Where this cannot be told, the backend still ends the turn.
                     let _ = self.node.stop_soon(found).await;
                 }
+                drop(asking);
                 start::pipe(session, header, end, upstream, upload, Some(limit)).await
             }
             _ => {
-                drop((upstream, upload));
+                drop((upstream, upload, asking));
                 match self.node.stop(found).await {
                     Ok(Stopped::Stopped | Stopped::AlreadyEnded | Stopped::OwnerUnreachable) => {
                         let header = self.with_cors_of(found, stop.stopped.status);
