@@ -7,5 +7,6 @@ mod langgraph;
 mod openai;
 mod others;
 mod retries;
+mod snippets;
 mod stage;
 mod untouched;

@@ -16,7 +16,10 @@
 //! | `gemini` | the SDKs of the Gemini API |
 //! | `dify` | readers of Dify's service API |
 //! | `flowise` | readers of Flowise predictions |
+//! | `mcp` | Model Context Protocol |
+//! | `a2a` | Agent2Agent |
 
+mod a2a;
 mod ag_ui;
 mod ai_sdk;
 mod anthropic;
@@ -26,7 +29,9 @@ mod dify;
 mod flowise;
 mod gemini;
 mod generic;
+mod json_rpc;
 mod langgraph;
+mod mcp;
 mod openai;
 mod replies;
 mod request;
@@ -36,7 +41,7 @@ mod tanstack;
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
 pub use self::{
     ask::{Ask, Ended, Follow, From, Reply, Stop, Target},
@@ -49,6 +54,7 @@ use crate::{
     sse::{Message, TurnId},
     turn::Outcome,
 };
+use a2a::A2a;
 use ag_ui::AgUi;
 use ai_sdk::AiSdk;
 use anthropic::Anthropic;
@@ -58,12 +64,13 @@ use flowise::Flowise;
 use gemini::Gemini;
 use generic::Generic;
 use langgraph::LangGraph;
+use mcp::Mcp;
 use openai::OpenAi;
 use tanstack::TanStack;
 
 /// The profiles of families, in the order in which `auto` asks them.
 static PROFILES: &[&dyn Profile] =
-    &[&LangGraph, &AiSdk, &AgUi, &TanStack, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise];
+    &[&LangGraph, &AiSdk, &AgUi, &TanStack, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise, &Mcp, &A2a];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.
@@ -103,13 +110,24 @@ pub trait Profile: Dialect + Debug + Send + Sync {
         None
     }
 
+    /// Whether a backend that answers a [`Stop`] with this status knows nothing of it, or cannot do it.
+    fn must_stop_here(&self, status: StatusCode) -> bool {
+        status.is_server_error() || matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
+    }
+
+    /// What is answered in place of [`Stop::stopped`] where the turn had ended like this before, and the client is told.
+    fn had_ended(&self, _target: &Target, _outcome: Outcome) -> Option<Reply> {
+        None
+    }
+
     /// What the client of a request with an event id of ours understands.
     fn replies(&self, request: &Request) -> Replies {
         Replies::of(request.method(), request.headers())
     }
 
-    /// Whether a resumed stream must begin with an event that has the cursor for its id and no content.
-    fn primes(&self) -> bool {
+    /// Whether the answer must begin with an event that has the cursor for its id, and no content: cut off before the first
+    /// event, its client comes back with that.
+    fn primes(&self, _request: &Request) -> bool {
         false
     }
 
@@ -156,6 +174,12 @@ pub trait Profile: Dialect + Debug + Send + Sync {
     /// The dialect's own event that tells a client that its turn was lost: a whole block, without an id.
     fn lost(&self, _loss: &Loss<'_>) -> Option<Bytes> {
         None
+    }
+
+    /// Whether that event is the answer its client waits for, which it will come back for until it has it. It gets an id, so
+    /// that a client that comes back nevertheless is not told twice.
+    fn answers_loss(&self) -> bool {
+        false
     }
 
     /// What a client is sent that comes back to a turn that ended well and has all of it: a whole block, without an id. `None`
