@@ -81,7 +81,7 @@ impl Platform {
     /// The next start, not answered yet.
     pub(super) async fn asked(&self) -> Exchange {
         let run = async { self.runs.lock().await.recv().await };
-        within(DEADLINE, "a start at the server", run).await.expect("the server is there")
+        within(CLIENT, "a start at the server", run).await.expect("the server is there")
     }
 
     /// The next run. Its answer has begun.
@@ -99,7 +99,7 @@ impl Platform {
 
     /// Waits until a client has cancelled a run here.
     pub(super) async fn cancelled(&self) {
-        within(DEADLINE, "a run to be cancelled at the server", self.cancelled.notified()).await;
+        within(CLIENT, "a run to be cancelled at the server", self.cancelled.notified()).await;
     }
 
     /// Requests that started a run.
