@@ -58,6 +58,8 @@ pub struct LiveTurn {
     degraded: AtomicBool,
     /// Since when nobody follows; 0: somebody does.
     detached_since: AtomicU64,
+    /// Stops that the backend was asked for and has not answered.
+    asked: watch::Sender<usize>,
 }
 
 impl LiveTurn {
@@ -72,6 +74,7 @@ impl LiveTurn {
             watched: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             detached_since: AtomicU64::new(0),
+            asked: watch::channel(0).0,
         })
     }
 
@@ -117,6 +120,23 @@ impl LiveTurn {
 
     pub(super) fn set_detached_since(&self, since: Option<u64>) {
         self.detached_since.store(since.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// To be held while the backend is asked to stop the turn. It may end its answer before it says that it does so.
+    pub fn asking_backend(self: &Arc<Self>) -> Asking {
+        self.asked.send_modify(|asked| *asked += 1);
+        Asking(self.clone())
+    }
+
+    /// Whether the backend has been asked for a stop and has not answered.
+    pub(super) fn backend_is_asked(&self) -> bool {
+        *self.asked.borrow() > 0
+    }
+
+    /// Waits until it has.
+    pub(super) async fn backend_has_answered(&self) {
+        // The sender lives as long as the turn.
+        let _ = self.asked.subscribe().wait_for(|asked| *asked == 0).await;
     }
 
     /// Asks for the end.
@@ -193,6 +213,16 @@ impl LiveTurn {
     /// Whether anybody follows the turn, here or on another node.
     pub(super) fn followed(&self) -> bool {
         self.followers() > 0 || self.watched.load(Ordering::Relaxed)
+    }
+}
+
+/// A stop that the backend is being asked for.
+#[derive(Debug)]
+pub struct Asking(Arc<LiveTurn>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.asked.send_modify(|asked| *asked -= 1);
     }
 }
 

@@ -62,6 +62,8 @@ impl<S: TurnSource> Recording<S> {
         let clock = node.clock();
         let id = turn.admitted().id;
         let mut source = Some(source);
+        // The upstream's end, kept back until it is known whether the backend was made to end.
+        let mut ended: Option<FromUpstream> = None;
         let mut call: Option<BoxFuture<'static, StoreReply>> = None;
         let mut recorder = Recorder::new(
             id,
@@ -97,6 +99,10 @@ impl<S: TurnSource> Recording<S> {
             }
             let full = turn.followers() > 0 && turn.log().unrecorded_is_full();
             let upstream = async {
+                if ended.is_some() {
+                    turn.backend_has_answered().await;
+                    return ended.take().expect("it was there in the line above");
+                }
                 match &mut source {
                     Some(source) if !full => source.next().await,
                     _ => std::future::pending().await,
@@ -111,18 +117,26 @@ impl<S: TurnSource> Recording<S> {
             let input = tokio::select! {
                 came = upstream => match came {
                     FromUpstream::Chunk(bytes) => Input::Chunk(bytes),
-                    FromUpstream::Eof => Input::Eof,
-                    FromUpstream::Broken(how) => Input::Broken(how),
+                    end if turn.backend_is_asked() => {
+                        ended = Some(end);
+                        continue;
+                    }
+                    end => {
+                        // What the backend was made to do comes before what it did.
+                        while let Ok(command) = commands.try_recv() {
+                            recorder.handle(clock.now(), command.input(&turn));
+                        }
+                        match end {
+                            FromUpstream::Broken(how) => Input::Broken(how),
+                            _ => Input::Eof,
+                        }
+                    }
                 },
                 reply = reply => {
                     call = None;
                     Input::Reply(reply)
                 }
-                Some(command) = commands.recv() => match command {
-                    Command::Stop(outcome, reason) => Input::Stop(outcome, reason),
-                    Command::StopSoon => Input::StopSoon,
-                    Command::FollowersChanged => Input::Followed(turn.followed()),
-                },
+                Some(command) = commands.recv() => command.input(&turn),
                 () = turn.log().unrecorded_taken(), if full => Input::Tick,
                 () = &mut timer => Input::Tick,
             };
@@ -132,6 +146,16 @@ impl<S: TurnSource> Recording<S> {
             recorder.handle(clock.now(), input);
         }
         ledger.close();
+    }
+}
+
+impl Command {
+    fn input(self, turn: &LiveTurn) -> Input {
+        match self {
+            Self::Stop(outcome, reason) => Input::Stop(outcome, reason),
+            Self::StopSoon => Input::StopSoon,
+            Self::FollowersChanged => Input::Followed(turn.followed()),
+        }
     }
 }
 

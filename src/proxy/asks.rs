@@ -107,6 +107,7 @@ impl Gateway {
         let no_content = request.header("content-length") == Some("0");
         let max_body = matched.route.max_request_body;
         let mark = Mark { identity_coding: false, no_content, max_body, last_event_id: None };
+        let asking = found.live.as_ref().map(|turn| turn.asking_backend());
         let mut upstream = source::send(session, mark)?;
         let mut upload = Upload::new(upstream.body.clone(), matched.route.max_request_body);
         let body = match request.body().cloned() {
@@ -131,6 +132,7 @@ impl Gateway {
                 }
                 _ => None,
             };
+            drop(asking);
             (answer.filter(|_| !here), stopped, upstream)
         });
         let carried_out = tokio::select! {

@@ -8,15 +8,18 @@ mod platform;
 mod sdks;
 mod strangers;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 
 use self::platform::{Kind, Platform, Run};
-use crate::support::{Cut, DEADLINE, FaultProxy, Holdover, How, Parsed, Program, Report, Script, eventually, within};
+use crate::support::{Cut, FaultProxy, Holdover, How, Parsed, Program, Report, Script, eventually, within};
 
 /// What every client sends, so that runs can be found by their names.
 const ALICE: &str = "authorization: Bearer alice";
+
+/// How long a client may take to begin: on a busy machine, interpreters and browsers are slow to start.
+const CLIENT: Duration = Duration::from_secs(60);
 
 /// Tokens of one run. Before them stands its metadata, behind them the thread's values.
 const TOKENS: usize = 12;

@@ -4,7 +4,7 @@ mod dify;
 mod flowise;
 mod gemini;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
@@ -12,6 +12,9 @@ use tokio::sync::{Mutex, mpsc};
 use crate::support::{
     Backend, Cut, DEADLINE, Exchange, FaultProxy, Holdover, How, Parsed, Program, Report, Script, eventually, within,
 };
+
+/// How long a client may take to begin: on a busy machine, interpreters are slow to start.
+const CLIENT: Duration = Duration::from_secs(60);
 
 /// A backend whose starts are stepped, and that answers everything else by itself.
 struct Server {
@@ -43,7 +46,7 @@ impl Server {
     /// The next start. Its answer has begun.
     async fn turn(&self) -> Exchange {
         let start = async { self.starts.lock().await.recv().await };
-        let mut exchange = within(DEADLINE, "a start at the backend", start).await.expect("the backend is there");
+        let mut exchange = within(CLIENT, "a start at the backend", start).await.expect("the backend is there");
         exchange.stream().await;
         exchange
     }

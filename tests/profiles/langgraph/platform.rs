@@ -26,6 +26,7 @@ pub(super) struct Platform {
     kind: Kind,
     runs: tokio::sync::Mutex<mpsc::UnboundedReceiver<Exchange>>,
     cancelled: Arc<Notify>,
+    over: Arc<Notify>,
 }
 
 /// What lets pages of every origin ask.
@@ -35,9 +36,10 @@ impl Platform {
     pub(super) async fn start(kind: Kind) -> Self {
         let (sender, runs) = mpsc::unbounded_channel();
         let cancelled = Arc::new(Notify::new());
-        let cancelling = cancelled.clone();
+        let over = Arc::new(Notify::new());
+        let (cancelling, ending) = (cancelled.clone(), over.clone());
         let backend = Backend::answering(move |exchange| {
-            let (sender, cancelled) = (sender.clone(), cancelling.clone());
+            let (sender, cancelled, over) = (sender.clone(), cancelling.clone(), ending.clone());
             async move {
                 let (method, path) = (exchange.request.method().to_owned(), exchange.request.target().to_owned());
                 let path = path.split('?').next().expect("a path");
@@ -62,6 +64,8 @@ impl Platform {
                     }
                     ("POST", Kind::Own) if path.ends_with("/cancel") => {
                         cancelled.notify_one();
+                        // As the real one does: the stream ends before the cancel is answered.
+                        over.notified().await;
                         exchange.answer("202 Accepted", CORS, "").await;
                     }
                     ("GET", Kind::Own) if path.contains("/runs/") => {
@@ -71,13 +75,13 @@ impl Platform {
                 }
             }
         });
-        Self { backend: backend.await, kind, runs: runs.into(), cancelled }
+        Self { backend: backend.await, kind, runs: runs.into(), cancelled, over }
     }
 
     /// The next start, not answered yet.
     pub(super) async fn asked(&self) -> Exchange {
         let run = async { self.runs.lock().await.recv().await };
-        within(DEADLINE, "a start at the server", run).await.expect("the server is there")
+        within(CLIENT, "a start at the server", run).await.expect("the server is there")
     }
 
     /// The next run. Its answer has begun.
@@ -90,12 +94,12 @@ impl Platform {
             Kind::Own => exchange.stream_with(&located(&format!("{thread}/runs/{id}"))).await,
             Kind::Bare => exchange.stream_with(CORS).await,
         }
-        Run { id, kind: self.kind, exchange, sent: 0 }
+        Run { id, kind: self.kind, exchange, sent: 0, over: self.over.clone() }
     }
 
     /// Waits until a client has cancelled a run here.
     pub(super) async fn cancelled(&self) {
-        within(DEADLINE, "a run to be cancelled at the server", self.cancelled.notified()).await;
+        within(CLIENT, "a run to be cancelled at the server", self.cancelled.notified()).await;
     }
 
     /// Requests that started a run.
@@ -130,6 +134,7 @@ pub(super) struct Run {
     kind: Kind,
     exchange: Exchange,
     sent: usize,
+    over: Arc<Notify>,
 }
 
 impl Run {
@@ -152,6 +157,7 @@ impl Run {
     /// Ends it as servers do: without a word.
     pub(super) async fn end(self) {
         self.exchange.end().await;
+        self.over.notify_one();
     }
 
     /// Breaks it off.

@@ -1,6 +1,6 @@
 import { events } from './resume_by_hand.mjs';
 
-const { DIFY_API = 'http://localhost:8080/v1', DIFY_API_KEY = 'app-…' } = process.env;
+const { DIFY_API = 'http://localhost:8080/v1', DIFY_API_KEY = 'app-key' } = process.env;
 const answer = events(`${DIFY_API}/chat-messages`, {
   method: 'POST',
   headers: { authorization: `Bearer ${DIFY_API_KEY}`, 'content-type': 'application/json' },
