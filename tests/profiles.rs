@@ -4,6 +4,7 @@
 
 mod anthropic;
 mod langgraph;
+mod mcp;
 mod openai;
 mod others;
 mod retries;
