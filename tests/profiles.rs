@@ -8,5 +8,6 @@ mod mcp;
 mod openai;
 mod others;
 mod retries;
+mod snippets;
 mod stage;
 mod untouched;

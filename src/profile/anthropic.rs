@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::json;
 
-use super::{Loss, Profile, Request, Terminal};
+use super::{Loss, Profile, Replies, Request, Terminal, openai};
 use crate::{
     sse::Message,
     turn::{Dialect, Outcome},
@@ -42,6 +42,10 @@ impl Profile for Anthropic {
     fn recognises_event(&self, first: &Message<'_>) -> bool {
         first.event() == b"message_start"
             && first.json().is_some_and(|data| data["type"] == "message_start" && data["message"].is_object())
+    }
+
+    fn replies(&self, request: &Request) -> Replies {
+        openai::replies(request)
     }
 
     fn lost(&self, loss: &Loss<'_>) -> Option<Bytes> {

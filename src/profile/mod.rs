@@ -41,7 +41,7 @@ mod tanstack;
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
 pub use self::{
     ask::{Ask, Ended, Follow, From, Reply, Stop, Target},
@@ -107,6 +107,16 @@ pub trait Profile: Dialect + Debug + Send + Sync {
 
     /// What the request asks for, if it is not to start a turn.
     fn asks(&self, _request: &Request) -> Option<Ask> {
+        None
+    }
+
+    /// Whether a backend that answers a [`Stop`] with this status knows nothing of it, or cannot do it.
+    fn must_stop_here(&self, status: StatusCode) -> bool {
+        status.is_server_error() || matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
+    }
+
+    /// What is answered in place of [`Stop::stopped`] where the turn had ended like this before, and the client is told.
+    fn had_ended(&self, _target: &Target, _outcome: Outcome) -> Option<Reply> {
         None
     }
 

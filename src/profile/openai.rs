@@ -21,8 +21,17 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct OpenAi;
 
-/// An answer without a body is an error to the Node library, and it takes every empty stream for one that has ended.
+/// What this family's libraries understand: an answer without a body is an error to them, and a stream without events is one
+/// that has ended.
 const REPLIES: Replies = Replies { nothing_left: StatusCode::OK, ..Replies::POST };
+
+/// The same for whoever sends a start again with an event id, of which only the libraries are known. Anthropic's is their kin.
+pub(super) fn replies(request: &Request) -> Replies {
+    match request.header("x-stainless-lang") {
+        Some(_) => REPLIES,
+        None => Replies::of(request.method(), request.headers()),
+    }
+}
 
 impl Dialect for OpenAi {
     fn terminal(&self, event: &Message<'_>) -> Option<Terminal> {
@@ -84,11 +93,32 @@ impl Profile for OpenAi {
             }
             Method::POST => {
                 let id = request.path_ends(["responses", "*", "cancel"])?.pop()?;
-                let stopped = Reply { status: StatusCode::OK, body: Some(cancelled(&id)) };
+                let stopped = Reply { status: StatusCode::OK, body: Some(response(&id, "cancelled")) };
                 Some(Ask::Stop(Stop { target: Target::Name(id), stopped }))
             }
             _ => None,
         }
+    }
+
+    /// The API refuses (400) to cancel what does not run in the background, because its client could just leave.
+    fn must_stop_here(&self, status: StatusCode) -> bool {
+        status.is_server_error()
+            || matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
+    }
+
+    fn had_ended(&self, target: &Target, outcome: Outcome) -> Option<Reply> {
+        let Target::Name(id) = target else { return None };
+        let status = match outcome {
+            Outcome::Completed => "completed",
+            Outcome::Cancelled | Outcome::Superseded => "cancelled",
+            Outcome::Failed => "failed",
+            Outcome::Interrupted | Outcome::Expired => "incomplete",
+        };
+        Some(Reply { status: StatusCode::OK, body: Some(response(id, status)) })
+    }
+
+    fn replies(&self, request: &Request) -> Replies {
+        replies(request)
     }
 
     fn names_in_events(&self) -> bool {
@@ -124,12 +154,12 @@ fn is_up_to(event: &Message<'_>, after: u64) -> bool {
     event.json().and_then(|data| data["sequence_number"].as_u64()).is_some_and(|number| number <= after)
 }
 
-/// A response that was cancelled, as far as its id alone tells.
-fn cancelled(id: &str) -> Json {
+/// A response in a state, as far as its id alone tells.
+fn response(id: &str, status: &str) -> Json {
     json!({
         "id": id,
         "object": "response",
-        "status": "cancelled",
+        "status": status,
         "error": null,
         "incomplete_details": null,
         "output": [],
@@ -227,6 +257,15 @@ mod tests {
     }
 
     #[test]
+    fn its_libraries_want_a_stream_where_nothing_is_left() {
+        let nothing_left =
+            |headers: &[_]| OpenAi.replies(&Request::of("POST", "/v1/responses", headers, "")).nothing_left;
+        assert_eq!(nothing_left(&[("x-stainless-lang", "js")]), StatusCode::OK);
+        // Other clients take that for a reason to come back.
+        assert_eq!(nothing_left(&[]), StatusCode::NO_CONTENT);
+    }
+
+    #[test]
     fn a_response_is_cancelled_by_its_id() {
         let asks = |method, path| OpenAi.asks(&Request::of(method, path, &[], ""));
         let Some(Ask::Stop(stop)) = asks("POST", "/v1/responses/r1/cancel") else {
@@ -235,6 +274,13 @@ mod tests {
         assert_eq!(stop.target, Target::Name("r1".into()));
         let body = stop.stopped.body.unwrap();
         assert_eq!((&body["id"], &body["status"]), (&json!("r1"), &json!("cancelled")));
+        let ended = OpenAi.had_ended(&stop.target, Outcome::Completed).unwrap().body.unwrap();
+        assert_eq!(
+            (&ended["id"], &ended["status"]),
+            (&json!("r1"), &json!("completed")),
+            "it is too late to cancel it"
+        );
+        assert!(OpenAi.must_stop_here(StatusCode::BAD_REQUEST) && !OpenAi.must_stop_here(StatusCode::FORBIDDEN));
         assert!(asks("POST", "/v1/responses").is_none());
         assert!(asks("GET", "/v1/responses/r1/cancel").is_none());
     }

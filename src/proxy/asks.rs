@@ -1,7 +1,6 @@
 //! Carries out what a profile takes a request to ask for: to go on with a turn, or to stop one, that its URL or body names in
 //! the clients' own way.
 
-use http::StatusCode;
 use pingora::{Result, http::ResponseHeader, proxy::Session};
 use tokio::time::timeout;
 
@@ -37,7 +36,7 @@ impl Gateway {
                     };
                 }
                 (Ok(found), Ask::Stop(stop)) => {
-                    return self.pass_stop_on(session, matched, request, &found, &stop).await.map(|()| true);
+                    return self.pass_stop_on(session, matched, request, profile, &found, &stop).await.map(|()| true);
                 }
                 (Err(FindError::Unknown), Ask::Follow(follow)) if !follow.or_backend => {
                     unknown.get_or_insert(follow.replies);
@@ -89,11 +88,13 @@ impl Gateway {
         session: &mut Session,
         matched: &Matched,
         request: &Request,
+        profile: &dyn Profile,
         found: &Found,
         stop: &Stop,
     ) -> Result<()> {
         let no_content = request.header("content-length") == Some("0");
-        let mark = Mark { identity_coding: false, no_content, max_body: matched.route.max_request_body };
+        let max_body = matched.route.max_request_body;
+        let mark = Mark { identity_coding: false, no_content, max_body, last_event_id: None };
         let mut upstream = source::send(session, mark)?;
         let mut upload = Upload::new(upstream.body.clone(), matched.route.max_request_body);
         upload.whole((!session.as_mut().is_body_empty()).then(|| request.body().cloned().unwrap_or_default())).await;
@@ -103,7 +104,7 @@ impl Gateway {
             gone = resume::client_left(session) => return Err(gone),
         };
         match answer {
-            Some((header, end)) if !self.must_be_done_here(header.status) => {
+            Some((header, end)) if !profile.must_stop_here(header.status) => {
                 if header.status.is_success() {
                     // Where this cannot be told, the backend still ends the turn.
                     let _ = self.node.stop_soon(found).await;
@@ -112,20 +113,16 @@ impl Gateway {
             }
             _ => {
                 drop((upstream, upload));
+                let ended = found.record.end.as_ref().and_then(|end| profile.had_ended(&stop.target, end.outcome));
+                let answer = ended.as_ref().unwrap_or(&stop.stopped);
                 match self.node.stop(found).await {
                     Ok(Stopped::Stopped | Stopped::AlreadyEnded | Stopped::OwnerUnreachable) => {
-                        let header = self.with_cors_of(found, stop.stopped.status);
-                        reply(session, header, &stop.stopped).await
+                        reply(session, self.with_cors_of(found, answer.status), answer).await
                     }
                     Err(_) => answers::problem(session, &answers::Problem::store_down()).await,
                 }
             }
         }
-    }
-
-    /// Whether a backend that answers a stop like this knows nothing of it, or cannot do it.
-    fn must_be_done_here(&self, status: StatusCode) -> bool {
-        status.is_server_error() || matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
     }
 }
 

@@ -373,7 +373,7 @@ fn raw_head(session: &Session) -> Option<Bytes> {
 
 /// What the main request has found out, in its subrequest.
 fn mark(session: &Session) -> Option<Mark> {
-    session.subrequest_ctx.as_ref()?.user_ctx()?.downcast_ref::<Mark>().copied()
+    session.subrequest_ctx.as_ref()?.user_ctx()?.downcast_ref::<Mark>().cloned()
 }
 
 #[async_trait]
@@ -471,6 +471,9 @@ impl ProxyHttp for Gateway {
             }
             if mark.no_content {
                 request.insert_header(header::CONTENT_LENGTH, "0")?;
+            }
+            if let Some(id) = mark.last_event_id {
+                request.insert_header(LAST_EVENT_ID, id)?;
             }
         }
         if let Some(host) = ctx.tried.last().and_then(|target| self.upstreams.host(*target)) {

@@ -212,7 +212,9 @@ impl Gateway {
         likely: bool,
     ) -> Result<()> {
         let no_content = content_length(session.req_header()) == Some(0);
-        let mark = Mark { identity_coding: likely, no_content, max_body: matched.route.max_request_body };
+        let max_body = matched.route.max_request_body;
+        let last_event_id = prepared.request.headers().get("last-event-id").cloned();
+        let mark = Mark { identity_coding: likely, no_content, max_body, last_event_id };
         let upstream = source::send(session, mark)?;
         let mut upload = Upload::new(upstream.body.clone(), matched.route.max_request_body);
         if let Some(body) = prepared.request.body().cloned() {

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use super::*;
+use crate::support::dialect;
 
 /// What chat backends write: several lines, names, ids of their own, comments, CRLF, a ping; `retry:`, so that those who
 /// come back after the end do so soon.
@@ -109,4 +110,62 @@ async fn openai() {
         assert_eq!(direct.events.len(), 3, "{direct:#?}");
         assert_eq!(direct.events, through.events, "{}", direct.client);
     }
+}
+
+/// A turn as servers write it that show that they are alive; some write CRLF.
+fn lively(blocks: &[String]) -> String {
+    let write = |(number, block): (usize, &String)| match number % 4 {
+        0 => format!(": OPENROUTER PROCESSING\n\n{block}"),
+        1 => format!("{}\r\n\r\n: ping - 2026-11-21\r\n\r\n", block.trim_end().replace('\n', "\r\n")),
+        2 => format!("retry: 50\n{block}"),
+        _ => block.clone(),
+    };
+    blocks.iter().enumerate().map(write).collect()
+}
+
+/// This driver makes the same of a turn, what it builds from it included.
+async fn builds_the_same(file: &str, arguments: &[&str], path: &str, stream: &str, least: usize) {
+    let script = || {
+        let script = if file.ends_with(".py") { Script::python(file) } else { Script::node(file) };
+        script.args(arguments)
+    };
+    let [direct, through] = both(script, path, stream).await;
+    assert!(direct.ended == "clean" && direct.events.len() >= least, "{direct:#?}");
+    assert_eq!(direct.events, through.events, "{}", direct.client);
+}
+
+#[tokio::test]
+async fn openai_responses() {
+    let scripts: [(&str, &[&str]); 6] = [
+        ("openai_responses.mjs", &["--major", "6"]),
+        ("openai_responses.mjs", &["--major", "6", "--helper"]),
+        ("openai_responses.mjs", &["--major", "7"]),
+        ("openai_responses.mjs", &["--major", "7", "--helper"]),
+        ("openai_responses.py", &[]),
+        ("openai_responses.py", &["--helper"]),
+    ];
+    let blocks = dialect::response("resp_1");
+    for (file, arguments) in scripts {
+        let events = blocks.len() + usize::from(arguments.contains(&"--helper"));
+        builds_the_same(file, arguments, "/v1/responses", &lively(&blocks), events).await;
+    }
+}
+
+#[tokio::test]
+async fn anthropic() {
+    let blocks = dialect::message();
+    let pings = blocks.iter().filter(|block| block.contains("\"ping\"")).count();
+    for file in ["anthropic.mjs", "anthropic_client.py"] {
+        for helped in [&[][..], &["--helper"]] {
+            let events = blocks.len() - pings + helped.len();
+            builds_the_same(file, helped, "/v1/messages", &lively(&blocks), events).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn ag_ui() {
+    // Its parser knows LF alone.
+    let blocks = dialect::agent("thread-1", "run-1");
+    builds_the_same("ag_ui_agent.mjs", &[], "/agent", &blocks.concat(), blocks.len() + 1).await;
 }

@@ -11,6 +11,7 @@ use crate::support::{
 
 const CHAT: &str = "/v1/chat/completions";
 const RESPONSES: &str = "/v1/responses";
+const CANCEL: &str = "/v1/responses/resp_1/cancel";
 
 /// Turns do not outlive a shutdown for long.
 const DRAIN: &str = "[drain]\nmax = \"200ms\"\n";
@@ -192,15 +193,47 @@ async fn a_response_is_cancelled_where_the_backend_knows_no_way() {
         let report = client.report().await;
         assert_eq!((&*report.ended, numbers(&report)), ("clean", vec![0, 1, 2, 3, 4]), "{name}: {report:#?}");
         let asked: Vec<_> = stage.backend.requests().iter().map(|request| request.target().to_owned()).collect();
-        assert_eq!(asked, [RESPONSES, "/v1/responses/resp_1/cancel"], "{name}: it is asked first");
+        assert_eq!(asked, [RESPONSES, CANCEL], "{name}: it is asked first");
         stage.one_turn(RESPONSES, "cancelled").await;
+    }
+}
+
+/// The API refuses to cancel what does not run in the background: its client has but to leave. Here a client that leaves
+/// stops nothing.
+#[tokio::test]
+async fn a_response_is_cancelled_although_the_backend_refuses() {
+    const REFUSAL: &str = r#"{"error":{"message":"Cannot cancel a synchronous response."}}"#;
+    let blocks = response("resp_1");
+    for (name, script) in responses() {
+        let stage = Stage::new(&[RESPONSES, CANCEL], "", &[]).await;
+        let mut client = stage.client(script().args(["--cancel-at", "5"]), RESPONSES);
+        let mut turn = stage.turn().await;
+        turn.stream().await;
+        for block in &blocks[..5] {
+            turn.chunk(block).await;
+        }
+        stage.turn().await.answer("400 Bad Request", "Content-Type: application/json\r\n", REFUSAL).await;
+        assert_eq!(client.note("cancelled").await["status"], "cancelled", "{name}");
+        turn.aborted().await;
+        assert_eq!(client.report().await.ended, "clean", "{name}");
+        stage.one_turn(RESPONSES, "cancelled").await;
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_has_ended_is_not_cancelled() {
+    for (name, script) in responses() {
+        let stage = ended_response(script()).await;
+        let mut client = retrieve(&stage, script().args(["--cancel-at", "0"]), "resp_1", None);
+        assert_eq!(client.note("cancelled").await["status"], "completed", "{name}");
+        assert_eq!(client.report().await.ended, "clean", "{name}");
+        stage.one_turn(RESPONSES, "completed").await;
     }
 }
 
 /// The backend's words stand, its last events too.
 #[tokio::test]
 async fn a_response_is_cancelled_by_a_backend_that_knows_how() {
-    const CANCEL: &str = "/v1/responses/resp_1/cancel";
     let blocks = response("resp_1");
     let cancelled =
         json!({ "id": "resp_1", "object": "response", "status": "cancelled", "output": [], "model": "its own" });

@@ -63,14 +63,23 @@ impl Stage {
         script.args(["--url", &format!("http://{}{path}", self.address())]).start()
     }
 
-    /// Runs the backend's side of a turn whose connections are `cut`, with `--live` clients; gives what the client says.
+    /// Runs the backend's side of a turn whose connections are cut, with `--live` clients; gives what the client says.
     pub(super) async fn play(&self, mut client: Program, blocks: &Blocks, cuts: &[At]) -> Report {
+        // Who has not read the first event does not know what to ask for.
+        let known = async { drop(client.note("event").await) };
+        self.play_cut(blocks, cuts, 1, known).await;
+        client.report().await
+    }
+
+    /// Runs the backend's side of a turn whose connections are cut, once the client has `known` the `first` events.
+    pub(super) async fn play_cut(&self, blocks: &Blocks, cuts: &[At], first: usize, known: impl Future<Output = ()>) {
         let mut turn = self.turn().await;
         turn.stream().await;
-        turn.chunk(&blocks[0]).await;
-        // Who has not read the first event does not know what to ask for.
-        client.note("event").await;
-        let (mut sent, mut delivered) = (1, 0);
+        for block in &blocks[..first] {
+            turn.chunk(block).await;
+        }
+        known.await;
+        let (mut sent, mut delivered) = (first, 0);
         for (number, (events, ..)) in cuts.iter().enumerate() {
             delivered += events;
             // One more than is needed for the cut: what follows is replayed in part, and in part live.
@@ -85,7 +94,6 @@ impl Stage {
             turn.chunk(block).await;
         }
         turn.end().await;
-        client.report().await
     }
 
     /// Runs a turn until a `--live` client has read so many of its events.

@@ -4,7 +4,7 @@
 //   --retrieve ID [--starting-after N]
 //                         no start: only `responses.retrieve`
 //   --helper              read it through `responses.stream`, whose final response is the last event of the report
-//   --cancel-at N         after N events, `responses.cancel`; its answer is noted as {"cancelled": …}
+//   --cancel-at N         after N events (0: before all), `responses.cancel`; its answer is noted as {"cancelled": …}
 //
 // The library does not reconnect by itself. Names of errors are those of its classes.
 
@@ -32,16 +32,18 @@ const more = () =>
 const input = { model: 'test', input: 'Hello', ...JSON.parse(values.body ?? '{}') };
 const start = () => client.responses.create({ ...input, stream: true });
 
+async function cancel() {
+  const cancelled = await client.responses.cancel(id);
+  report.note({ cancelled });
+}
+
 async function read(stream) {
   for await (const event of stream) {
     if (event.type === 'response.created') id = event.response.id;
     last = event.sequence_number;
     report.event(null, event.type, JSON.stringify(event));
     seen += 1;
-    if (seen === cancelAt) {
-      const cancelled = await client.responses.cancel(id);
-      report.note({ cancelled });
-    }
+    if (seen === cancelAt) await cancel();
   }
 }
 
@@ -53,6 +55,7 @@ async function helped() {
 }
 
 try {
+  if (cancelAt === 0) await cancel();
   if (values.helper) await helped();
   else {
     for (let request = values.retrieve ? more : start; ; request = more) {

@@ -32,6 +32,10 @@ def cursor() -> dict:
     return {} if last is None else {"starting_after": last}
 
 
+def cancel() -> None:
+    print(json.dumps({"cancelled": client.responses.cancel(id).model_dump(mode="json")}), flush=True)
+
+
 def read(stream) -> None:
     global id, last, seen
     report.open()
@@ -42,9 +46,11 @@ def read(stream) -> None:
         report.event(None, event.type, event.model_dump_json(exclude_unset=True))
         seen += 1
         if seen == options.cancel_at:
-            print(json.dumps({"cancelled": client.responses.cancel(id).model_dump(mode="json")}), flush=True)
+            cancel()
 
 
+if options.cancel_at == 0:
+    cancel()
 if options.helper:
     params = {"response_id": id} | cursor() if id else body
     with client.responses.stream(**params) as stream:
