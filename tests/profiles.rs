@@ -2,6 +2,7 @@
 //!
 //! Their backends abort a turn when its client leaves, and know nothing of resuming, unless a test says otherwise.
 
+mod a2a;
 mod anthropic;
 mod langgraph;
 mod mcp;

@@ -265,12 +265,11 @@ async fn the_stream_of_what_is_unasked_passes() {
         let mut client = stage.connected(stage.client(sdk).args(["--announce", "hello"])).await;
         let heard = async || (stage.server("/stats").await["unasked"] == 1).then_some(());
         eventually("the stream of what is unasked", heard).await;
-        let turns = stage.turns().await;
+        stage.holdover.metric_is("holdover_turns_live", &[], 0.0).await;
         client.feed(String::new());
         let report = client.report().await;
         let hello = ("log".to_owned(), "hello".to_owned());
         assert_eq!((&*report.ended, said(&report).pop()), ("clean", Some(hello)), "{sdk:?}: {report:#?}");
-        assert_eq!(stage.turns().await, turns + 1.0, "the call is recorded, and nothing else");
     }
 }
 
@@ -301,10 +300,11 @@ async fn a_cancelled_call_ends_at_the_server() {
         let stage = Stage::new(server.server()).await;
         let script = stage.client(sdk).args(revision).args(["--cancel-at", "2"]);
         let mut client = stage.connected(script).await;
-        stage.allow(3).await;
+        stage.allow(2).await;
         client.feed(String::new());
         let report = client.report().await;
-        assert_eq!((&*report.ended, said(&report).pop().unwrap().0), ("clean", "cancelled".to_owned()), "{report:#?}");
+        let kinds: Vec<_> = report.events.iter().map(|event| &*event.kind).collect();
+        assert_eq!((&*report.ended, &kinds[..]), ("clean", &["progress", "progress", "cancelled"][..]), "{report:#?}");
         stage.ran(1, 0, 1).await;
         if !revision.is_empty() {
             assert_eq!(stage.turns().await, 0.0, "{sdk:?} of {server:?}");
