@@ -176,3 +176,24 @@ async fn updates_read_the_same_through_holdover() {
         assert_eq!((&*through.ended, &through.errors), ("clean", &Vec::new()), "{name}");
     }
 }
+
+/// The snippet of the page, as it stands there.
+#[tokio::test]
+async fn the_snippet_survives() {
+    let cuts = [Cut::after(3, How::Fin), Cut::inside(6, 40, How::Reset), Cut::inside(UPDATES - 1, 60, How::Fin)];
+    let stage = Stage::new(OPTED_IN, &cuts).await;
+    stage.allow(STEPS + 1).await;
+    let script = Script::node("snippets/a2a_task.mjs");
+    let mut program = script.env("A2A_URL", format!("http://{}/a2a", stage.faults.address())).start();
+    let steps: Vec<_> = (1..=STEPS).map(|step| format!("step {step}")).collect();
+    assert_eq!(program.rest().await, steps);
+    assert_eq!(stage.faults.cuts(), 3);
+    stage.counts(1, 1, 0).await;
+}
+
+#[test]
+fn the_page_has_the_snippet_that_runs() {
+    let read = |path: &str| std::fs::read_to_string(crate::support::program::root().join(path)).expect("it is there");
+    let block = format!("```js\n{}```\n", read("tests/clients/node/snippets/a2a_task.mjs"));
+    assert!(read("docs/clients/a2a.md").contains(&block), "the snippet does not stand in the page as it is");
+}

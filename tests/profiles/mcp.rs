@@ -424,3 +424,34 @@ async fn calls_read_the_same_through_holdover() {
         }
     }
 }
+
+/// The snippets of the page, as they stand there.
+#[tokio::test]
+async fn the_snippets_survive() {
+    let progress: Vec<_> = (1..=STEPS).map(|step| step.to_string()).collect();
+    let result = format!("counted to {STEPS}");
+    for (script, cuts, lines) in [
+        (Script::node("snippets/mcp_call.mjs"), &CUTS[..], [progress, vec![result.clone()]].concat()),
+        (Script::python("snippets/mcp_call.py"), &CUTS[..2], vec![result]),
+    ] {
+        let stage = Stage::new(Node2.server()).await;
+        // The first stream answers `initialize`.
+        let cuts = cuts.iter().map(|(events, bytes, how)| Cut::inside(*events, *bytes, *how));
+        stage.faults.schedule([Cut::after(usize::MAX, How::Fin)].into_iter().chain(cuts.clone()));
+        stage.allow(STEPS + 1).await;
+        let mut program = script.env("MCP_URL", format!("http://{}/mcp", stage.faults.address())).start();
+        assert_eq!(program.rest().await, lines);
+        assert_eq!(stage.faults.cuts(), cuts.count());
+        stage.ran(1, 1, 0).await;
+    }
+}
+
+#[test]
+fn the_page_has_the_snippets_that_run() {
+    let read = |path: &str| std::fs::read_to_string(crate::support::program::root().join(path)).expect("it is there");
+    let page = read("docs/clients/mcp.md");
+    for (language, snippet) in [("js", "node/snippets/mcp_call.mjs"), ("python", "python/snippets/mcp_call.py")] {
+        let block = format!("```{language}\n{}```\n", read(&format!("tests/clients/{snippet}")));
+        assert!(page.contains(&block), "{snippet} does not stand in the page as it is");
+    }
+}
