@@ -2,10 +2,12 @@
 //!
 //! Their backends abort a turn when its client leaves, and know nothing of resuming, unless a test says otherwise.
 
+mod a2a;
 mod ai_sdk;
 mod anthropic;
 mod counting;
 mod langgraph;
+mod mcp;
 mod openai;
 mod others;
 mod retries;

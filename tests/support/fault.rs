@@ -113,6 +113,11 @@ impl FaultProxy {
         Self { address, books, _serving: serving }
     }
 
+    /// From now on, event streams that begin meet these cuts.
+    pub(crate) fn schedule(&self, cuts: impl IntoIterator<Item = Cut>) {
+        *self.books.script.lock().expect("nobody panics with it") = cuts.into_iter().collect();
+    }
+
     /// Where clients connect.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address

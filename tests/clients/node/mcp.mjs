@@ -29,6 +29,10 @@ const { Client, StreamableHTTPClientTransport } =
     : await import('@modelcontextprotocol/client');
 const report = new Report('mcp', versionOf(library), values);
 
+// Before revision 2026-07-28 a message cancels, which closing the client would hold back.
+let saidSo;
+const said = new Promise((resolve) => (saidSo = resolve));
+
 const versionNegotiation = values.revision && { mode: { pin: values.revision } };
 const client = new Client({ name: 'test', version: '1' }, { versionNegotiation });
 client.onerror = (error) => report.error(error);
@@ -37,6 +41,7 @@ const transport = new StreamableHTTPClientTransport(new URL(values.url), {
   fetch: async (input, init) => {
     const response = await fetch(input, init);
     if (response.headers.get('content-type')?.startsWith('text/event-stream')) report.open();
+    if (init.body?.includes('notifications/cancelled')) saidSo();
     return response;
   },
 });
@@ -82,5 +87,6 @@ async function call(name, parameters) {
   } catch (error) {
     if (!values['cancel-at']) throw error;
     report.event(null, 'cancelled', error.message);
+    if (!values.revision) await said;
   }
 }

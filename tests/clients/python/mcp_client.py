@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import version
 
 import anyio
-from mcp import Client
+from mcp import Client, MCPError
 from report import Report, parser
 
 options = parser()
@@ -31,7 +31,10 @@ async def call(client: Client, name: str, arguments: dict) -> None:
             if progress == options.cancel_at:
                 scope.cancel()
 
-        result = await client.call_tool(name, arguments, progress_callback=progressed)
+        try:
+            result = await client.call_tool(name, arguments, progress_callback=progressed)
+        except MCPError as error:
+            report.fail(error)
         text = "".join(part.text for part in result.content)
         report.event(None, "error" if result.is_error else "result", text)
     if scope.cancelled_caught:
