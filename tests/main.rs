@@ -29,3 +29,5 @@ mod lifecycle;
 mod operations;
 /// What is not recorded passes as through any good proxy.
 mod passthrough;
+/// The fetch shim, under clients that do not resume by themselves.
+mod shim;

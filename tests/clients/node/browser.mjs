@@ -26,8 +26,8 @@ export async function launch() {
 }
 
 /**
- * Opens a blank page that can import `modules` (a path → a file below node_modules), on the origin of `url`. That
- * origin's server is asked neither for the page nor for the modules; whatever the page does then goes over the network.
+ * Opens a blank page that can import `modules` (a path → a file below node_modules, or `{ body }`), on the origin of
+ * `url`. That origin's server is asked neither for the page nor for the modules; whatever the page does then goes over the network.
  */
 export async function openPage(browser, url, modules = {}) {
   const page = await (await browser.newContext()).newPage();
@@ -55,7 +55,7 @@ export async function openForeignPage(browser, modules = {}) {
 function files(modules) {
   const blank = '<!doctype html><title>test</title><link rel="icon" href="data:,">';
   const scripts = Object.entries(modules).map(([path, file]) => {
-    const body = readFileSync(new URL(`node_modules/${file}`, import.meta.url));
+    const body = file.body ? Buffer.from(file.body) : readFileSync(new URL(`node_modules/${file}`, import.meta.url));
     return [path, { contentType: 'text/javascript', body }];
   });
   return [['/blank.html', { contentType: 'text/html', body: blank }], ...scripts];
