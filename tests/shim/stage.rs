@@ -99,7 +99,7 @@ impl Stage {
         self.backend.requests().iter().filter(|request| request.method() == "POST").count()
     }
 
-    /// The turn that runs, or has run, in the session of a client that has told of it.
+    /// Waits until the turn has been stopped.
     pub(super) async fn cancelled(&self) {
         self.holdover.metric_is("holdover_turns_finished_total", &[("outcome", "cancelled")], 1.0).await;
     }

@@ -37,7 +37,9 @@ function take(event: FetchEvent) {
       return (await clients.get(clientId)) !== undefined;
     },
     async onEvent(news) {
-      if (/^(ended|stopped|failed)$/.test(news.type)) over();
+      if (news.type === 'ended' || news.type === 'failed') over();
+      // The stop is still to be sent.
+      if (news.type === 'stopped') setTimeout(over, 2 * GOING);
       const { error, ...rest } = news as typeof news & { error?: unknown };
       (await clients.get(clientId))?.postMessage({ ...rest, type: `holdover:${news.type}`, error: error && String(error) });
     },

@@ -7,7 +7,6 @@ export const library = '@copilotkit/core';
 
 export async function run({ url, event, error }) {
   const core = copilotAt(url);
-  await core.connect?.();
   while (!core.getAgent('default')) await new Promise((again) => setTimeout(again, 10));
   await watched(core.getAgent('default'), event, error);
 }

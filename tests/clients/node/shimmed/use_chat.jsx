@@ -13,7 +13,7 @@ export async function run({ url, event, error }) {
   const [, answer, ...more] = messages;
   if (more.length > 0) error(`${more.length} messages too many`);
   // What React has made of it, a part per line.
-  if (document.querySelector('article:last-of-type').innerText !== textOf(answer)) error('what is rendered differs');
+  if (document.querySelector('article:last-of-type').textContent !== textOf(answer)) error('what is rendered differs');
   for (const { type, text, input } of answer.parts) event(`${type} ${text ?? JSON.stringify(input) ?? ""}`.trim());
 }
 
