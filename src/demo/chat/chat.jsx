@@ -9,8 +9,9 @@ import { createRoot } from 'react-dom/client';
 import { resumableFetch } from '../../../clients/js/src/resume.ts';
 
 const KEY = 'holdover-demo:ai-sdk';
-/** How often the backend is asked what it sees, in milliseconds. */
+/** How often the backend is asked what it sees, in milliseconds, and how many times more when nothing happens any more. */
 const WATCH = 700;
+const LOOKS_AFTER_END = 6;
 
 /** What the page does with its panes: `send`, `cut` and `restore`. */
 export class ChatPane {
@@ -106,7 +107,8 @@ function Chat({ pane, chat, turn, past: before }) {
     prepareReconnectToStreamRequest: () => ({ api: `/.holdover/turns/${turn}/stream` }),
   }));
   const { messages, status, error, sendMessage, stop } = useChat({ id: chat, transport, resume: turn !== null });
-  const seen = useBackend(chat, status);
+  const busy = status === 'submitted' || status === 'streaming';
+  const seen = useBackend(chat, busy);
 
   connection.listener = ({ type }) => {
     if (type === 'interrupted') tell(['Connection cut']);
@@ -114,7 +116,6 @@ function Chat({ pane, chat, turn, past: before }) {
     if (type === 'resumed') tell(['Connection cut', 'resumed']);
     if (type === 'stopped') tell(['Stopped']);
   };
-  const busy = status === 'submitted' || status === 'streaming';
   const send = () => {
     if (busy || !text.trim()) return;
     tell([]);
@@ -154,17 +155,20 @@ function Chat({ pane, chat, turn, past: before }) {
 }
 
 /** What the backend says of the chat's turns. */
-function useBackend(chat, status) {
+function useBackend(chat, busy) {
   const [seen, see] = useState({ turns_started: 0, turns_finished: 0, turns_aborted: 0 });
   useEffect(() => {
+    let looks = 0;
     const look = async () => {
+      looks += 1;
+      if (!busy && looks > LOOKS_AFTER_END) return clearInterval(watch);
       const stats = await fetch('/api/stats').then((answer) => answer.json()).catch(() => null);
       if (stats?.chats[chat]) see(stats.chats[chat]);
     };
-    look();
     const watch = setInterval(look, WATCH);
+    look();
     return () => clearInterval(watch);
-  }, [chat, status]);
+  }, [chat, busy]);
   return seen;
 }
 
