@@ -75,7 +75,7 @@ fn show(listen: SocketAddr) -> anyhow::Result<()> {
         let app = App::build(config).await?;
         println!(
             "\n  Holdover demo\n\n  chat page   http://{}/\n  backend     http://{address}/   (plain: no ids, no resume)\n  \
-             metrics     http://{}/metrics\n\n  Open the chat page, send a message in both panes, and cut the connection. \
+             metrics     http://{}/metrics\n\n  Open the chat page, send a message in all panes, and cut the connection. \
              Ctrl-C ends the demo.\n",
             app.address(),
             app.admin_address()

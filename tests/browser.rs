@@ -41,3 +41,11 @@ async fn every_scenario_of_the_demo() {
     }
     assert!(passed > BROWSERS, "the scenarios were not found");
 }
+
+/// The third pane is a bundle that is checked in.
+#[tokio::test]
+async fn the_bundle_is_what_its_source_gives() {
+    let build = program::root().join("src/demo/chat/build.mjs");
+    let mut build = Script::run("node/bin/node", &build).args(["--check"]).start();
+    assert!(build.succeeded().await, "run node src/demo/chat/build.mjs");
+}

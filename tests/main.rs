@@ -31,3 +31,5 @@ mod operations;
 mod passthrough;
 /// Each family of clients with its real libraries.
 mod profiles;
+/// The fetch shim, under clients that do not resume by themselves.
+mod shim;

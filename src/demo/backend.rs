@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::{sync::watch, time::sleep};
 
-use super::{answer, tally::Tally};
+use super::{ai_sdk, answer, tally::Tally};
 
 /// Longest request body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -49,6 +49,18 @@ struct ChatRequest {
     message: String,
     /// Milliseconds before each event, instead of the agent's own 40 to 60.
     pace: Option<u64>,
+    #[serde(skip)]
+    dialect: Dialect,
+}
+
+/// How an answer is written.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    /// As [`answer::Event`] is.
+    #[default]
+    Plain,
+    /// As [`ai_sdk`] says.
+    AiSdk,
 }
 
 /// Why a request got no answer of the kind it asked for.
@@ -91,11 +103,13 @@ impl App {
             return Ok(Reply::Preflight);
         }
         let page = match path.as_str() {
-            "/api/chat" if method == Method::POST => return self.chat(session).await,
-            "/api/chat" => return Ok(Refusal::Method("POST, OPTIONS").into()),
+            "/api/chat" if method == Method::POST => return self.chat(session, Dialect::Plain).await,
+            "/api/ai-sdk" if method == Method::POST => return self.chat(session, Dialect::AiSdk).await,
+            "/api/chat" | "/api/ai-sdk" => return Ok(Refusal::Method("POST, OPTIONS").into()),
             "/" => (HTML, Bytes::from_static(include_bytes!("page/index.html"))),
             "/page.js" => (SCRIPT, Bytes::from_static(include_bytes!("page/page.js"))),
             "/pane.js" => (SCRIPT, Bytes::from_static(include_bytes!("page/pane.js"))),
+            "/chat.js" => (SCRIPT, Bytes::from_static(include_bytes!("page/chat.js"))),
             "/view.js" => (SCRIPT, Bytes::from_static(include_bytes!("page/view.js"))),
             "/stream.js" => (SCRIPT, Bytes::from_static(include_bytes!("page/stream.js"))),
             "/page.css" => (STYLE, Bytes::from_static(include_bytes!("page/page.css"))),
@@ -110,7 +124,7 @@ impl App {
         Ok(Reply::Whole { status: StatusCode::OK, kind: page.0, body: page.1, allow: None })
     }
 
-    async fn chat(&self, session: &mut ServerSession) -> Result<Reply> {
+    async fn chat(&self, session: &mut ServerSession, dialect: Dialect) -> Result<Reply> {
         if session.get_header(header::EXPECT).is_some() {
             session.write_continue_response().await?;
         }
@@ -123,7 +137,7 @@ impl App {
             }
             body.extend_from_slice(&piece);
         }
-        Ok(ChatRequest::parse(&body).map_or_else(Reply::from, Reply::Turn))
+        Ok(ChatRequest::parse(&body, dialect).map_or_else(Reply::from, Reply::Turn))
     }
 
     /// Streams one turn. Returns false when the client left before its end.
@@ -132,15 +146,23 @@ impl App {
         let mut head = head(StatusCode::OK, "text/event-stream")?;
         head.insert_header(header::CACHE_CONTROL, "no-cache")?;
         head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        if chat.dialect == Dialect::AiSdk {
+            head.insert_header(ai_sdk::MARK, "v1")?;
+        }
         session.write_response_header(Box::new(head)).await?;
+        let mut writer = ai_sdk::Writer::default();
         for (n, event) in answer::events(turn.number()).iter().enumerate() {
+            let text = match chat.dialect {
+                Dialect::Plain => format!("data: {}\n\n", json!(event)),
+                Dialect::AiSdk => writer.write(event),
+            };
             let pause = chat.pace.map_or_else(|| answer::pause(n), Duration::from_millis);
             tokio::select! {
                 biased;
                 _ = session.read_body_or_idle(true) => return Ok(false),
                 () = sleep(pause) => {}
             }
-            session.write_response_body(format!("data: {}\n\n", json!(event)).into(), false).await?;
+            session.write_response_body(text.into(), false).await?;
             turn.event_sent();
         }
         session.write_response_body(Bytes::new(), true).await?;
@@ -192,8 +214,15 @@ fn head(status: StatusCode, kind: &'static str) -> Result<ResponseHeader> {
 }
 
 impl ChatRequest {
-    fn parse(body: &[u8]) -> Result<Self, Refusal> {
-        let chat: Self = serde_json::from_slice(body)?;
+    fn parse(body: &[u8], dialect: Dialect) -> Result<Self, Refusal> {
+        let chat: Self = match dialect {
+            Dialect::Plain => serde_json::from_slice(body)?,
+            Dialect::AiSdk => {
+                let request: ai_sdk::Request = serde_json::from_slice(body)?;
+                let (id, message, pace) = (request.id.clone(), request.message(), request.pace);
+                Self { id, message, pace, dialect }
+            }
+        };
         if chat.id.is_empty() || chat.id.len() > MAX_ID {
             return Err(Refusal::Field(format!("\"id\" must have 1 to {MAX_ID} bytes")));
         }

@@ -1,16 +1,18 @@
 //! A deliberately plain agent backend and a chat page, to show what Holdover adds to an API that does nothing for it.
 //!
 //! The backend is what operators have today: it streams an answer with a tool call, knows neither event ids nor resume,
-//! and aborts the turn when its client leaves. The page talks to it twice, directly and through Holdover, so that the
-//! same cut can be seen from both sides.
+//! and aborts the turn when its client leaves. The page talks to it directly and through Holdover, so that the same cut can
+//! be seen from both sides, and once more with a library that knows nothing of either, on the fetch shim.
 //!
 //! | part | responsibility |
 //! |---|---|
 //! | `backend` | HTTP: routes, bad input, the paced stream, the client that leaves |
 //! | `answer` | what the agent says |
+//! | `ai_sdk` | the same in the AI SDK's dialect |
 //! | `tally` | how many turns began, finished and were aborted |
-//! | `page/` | the chat page, embedded in the binary |
+//! | `page/` | the chat page, embedded in the binary; `page/chat.js` is built from `chat/` |
 
+mod ai_sdk;
 mod answer;
 mod backend;
 mod tally;

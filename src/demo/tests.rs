@@ -165,6 +165,7 @@ async fn the_page_and_its_parts_are_served() {
         ("/pane.js", "text/javascript"),
         ("/stream.js", "text/javascript"),
         ("/view.js", "text/javascript"),
+        ("/chat.js", "text/javascript"),
         ("/page.css", "text/css"),
         ("/icon.svg", "image/svg+xml"),
     ] {

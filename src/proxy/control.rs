@@ -77,7 +77,8 @@ impl Gateway {
             }
             (None, _) => {
                 let base = self.base_path();
-                let message = format!("Below {base} there are /turns/<turn>[/stream] and /sessions/<key>[/stream].");
+                let message =
+                    format!("Below {base} there are /turns/<turn>[/stream], /sessions/<key>[/stream] and /resume.js.");
                 answers::problem(session, &Problem::new(StatusCode::NOT_FOUND, "not_found", message)).await
             }
         }

@@ -9,6 +9,7 @@
 //! | `asks` | a request that goes on with a turn, or stops one, in its clients' own way |
 //! | `names` | the other names that clients know turns by |
 //! | `control` | Holdover's own URLs |
+//! | `shim` | the fetch shim, as files |
 //! | `deliver` | hands a turn to one client |
 //! | `farewell` | what a client is told whose turn was lost |
 //! | `body` | request bodies that are read here |
@@ -30,6 +31,7 @@ mod front;
 mod hygiene;
 mod names;
 mod resume;
+mod shim;
 mod source;
 mod start;
 mod upstreams;
@@ -224,6 +226,13 @@ impl Gateway {
             return Ok(false);
         }
         session.set_write_timeout(Some(settings.listen.write_timeout));
+        if let Some(file) = own.as_deref().and_then(shim::file)
+            && session.req_header().method != Method::OPTIONS
+        {
+            ctx.kind = Kind::Control;
+            file.serve(session).await?;
+            return Ok(true);
+        }
         let principal = match self.identity().identify(&session.req_header().headers).await {
             Ok(principal) => principal,
             // A preflight carries no credentials.

@@ -20,8 +20,8 @@ if (!address) {
 }
 if (shots) mkdirSync(shots, { recursive: true });
 
-/** Milliseconds between events: a turn takes 5 s, time enough to cut it in its middle on a busy machine. */
-const PACE = 36;
+/** Milliseconds between events: a turn takes 8 s, time enough to cut it in its middle on a busy machine. */
+const PACE = 60;
 /** Nothing in the demo takes longer, in milliseconds. */
 const DEADLINE = 20_000;
 
@@ -102,6 +102,18 @@ async function assertWholeAnswer(root) {
   assert.deepEqual(await counts(root, 'received', 'lost', 'doubled'), { received: expected.count, lost: 0, doubled: 0 });
 }
 
+const textOf = async (root) => (await root.locator('.answer .text').allTextContents()).join('');
+const written = (root, least) => until(`${least} characters`, root, async () => (await textOf(root)).length >= least);
+
+/** The library is done, has the whole answer, and knows of no error. */
+async function assertUseChatIsContent(root) {
+  assert.equal(await textOf(root), expected.text);
+  assert.deepEqual(JSON.parse(await root.locator('.tool .input').textContent()), JSON.parse(expected.input));
+  assert.equal(await root.locator('.tool .state').textContent(), 'done');
+  assert.equal(await root.locator('[data-part=status]').textContent(), 'ready');
+  assert.equal(await root.locator('[data-part=error]').textContent(), 'none');
+}
+
 /** The backend's counters of the pane's chat, once they add up to `wanted`. */
 async function backendSaw(root, wanted) {
   const names = ['started', 'finished', 'aborted'];
@@ -139,7 +151,7 @@ const scenarios = {
   async 'three cuts of one answer lose nothing either'({ page }) {
     const root = pane(page, 'holdover');
     await button(root, 'Send').click();
-    for (const least of [5, 35, 65]) {
+    for (const least of [5, 40, 80]) {
       await received(root, least);
       await button(root, 'Cut connection').click();
       await says(root, /^Connection cut at event \d+ — \d+ events recovered/);
@@ -162,8 +174,49 @@ const scenarios = {
     await backendSaw(root, [1, 0, 1]);
   },
 
+  async 'useChat goes on after two cuts, and never hears of them'({ page }) {
+    const root = pane(page, 'ai-sdk');
+    const starts = [];
+    page.on('request', (request) => request.method() === 'POST' && starts.push(request.url()));
+    await button(root, 'Send').click();
+    await written(root, 60);
+    await button(root, 'Cut connection').click();
+    await says(root, /^Connection cut — reconnecting…$/);
+    await says(root, /^Connection cut — resumed$/);
+    const length = (await textOf(root)).length;
+    await written(root, length + 40);
+    await button(root, 'Cut connection').click();
+    await says(root, /^Connection cut — reconnecting…$/);
+    await says(root, /^Connection cut — resumed — answer complete$/);
+    await assertUseChatIsContent(root);
+    assert.equal(starts.length, 1);
+    await backendSaw(root, [1, 1, 0]);
+  },
+
+  async 'useChat shows an answer again that a reload interrupted'({ page }) {
+    const root = pane(page, 'ai-sdk');
+    await button(root, 'Send').click();
+    await written(root, 60);
+    await button(root, 'Reload pane').click();
+    await says(root, /^Pane reloaded$/);
+    await written(root, 120);
+    await page.reload();
+    await says(root, /^Page reloaded — answer complete$/);
+    await assertUseChatIsContent(root);
+    await backendSaw(root, [1, 1, 0]);
+  },
+
+  async 'stop of useChat stops the turn at the backend'({ page }) {
+    const root = pane(page, 'ai-sdk');
+    await button(root, 'Send').click();
+    await written(root, 60);
+    await button(root, 'Stop').click();
+    await says(root, /^Stopped$/);
+    await backendSaw(root, [1, 0, 1]);
+  },
+
   async 'without a cut both panes show the same answer'({ page }) {
-    await button(page, 'Send both').click();
+    await button(page, 'Send all').click();
     for (const name of ['direct', 'holdover']) {
       const root = pane(page, name);
       await says(root, /^Answer complete$/);
@@ -175,7 +228,7 @@ const scenarios = {
 
   async 'a reload of the page in mid-answer loses nothing through Holdover'({ page }) {
     const [straight, through] = [pane(page, 'direct'), pane(page, 'holdover')];
-    await button(page, 'Send both').click();
+    await button(page, 'Send all').click();
     await received(straight, 20);
     await received(through, 20);
     await Promise.all([page.waitForEvent('load'), button(page, 'Reload page').click()]);
@@ -267,7 +320,7 @@ const scenarios = {
       if (at === 'holdover: message') break;
     }
     assert.deepEqual(order, [
-      'page: Send both', 'page: Cut both', 'page: Reload page',
+      'page: Send all', 'page: Cut all', 'page: Reload page',
       'direct: message', 'direct: Send', 'direct: Cut connection', 'direct: Reload pane', 'direct: Events as received',
       'holdover: message',
     ]);
@@ -322,7 +375,7 @@ for (const width of [360, 768, 1280]) {
   }
 }
 
-/** Both panes after a cut and at their end: nothing overflows, contrast is WCAG AA. */
+/** All panes after a cut and at their end: nothing overflows, contrast is WCAG AA. */
 async function looks({ page }, width, colorScheme) {
   await page.emulateMedia({ colorScheme });
   await page.setViewportSize({ width, height: 800 });
@@ -336,17 +389,18 @@ async function looks({ page }, width, colorScheme) {
     }
   };
   await inspect('before');
-  await button(page, 'Send both').click();
+  await button(page, 'Send all').click();
   await received(straight, 45);
   await received(through, 45);
   const release = await holdResumes(page);
-  await button(page, 'Cut both').click();
+  await button(page, 'Cut all').click();
   await until('the gap opens', through, async () => (await through.locator('.tick.gap').count()) > 12);
   await inspect('cut');
   release();
   await says(through, /events recovered( — answer complete)?$/);
   await inspect('resumed');
   await says(through, /answer complete$/);
+  await says(pane(page, 'ai-sdk'), /resumed — answer complete$/);
   await says(straight, /aborted the turn$/);
   await through.getByText('Events as received').first().click();
   await inspect('after');

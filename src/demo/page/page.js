@@ -1,5 +1,6 @@
-// The page: two panes side by side, or one pane that follows a turn another tab started.
+// The page: three panes side by side, or one pane that follows a turn another tab started.
 
+import { ChatPane } from './chat.js';
 import { Pane } from './pane.js';
 
 const panes = document.querySelector('[data-part=panes]');
@@ -15,17 +16,18 @@ else await compare();
 // Another turn in the address of this tab is another page.
 addEventListener('hashchange', () => location.reload());
 
-/** Both panes, continued from what they kept before a reload. */
+/** All panes, continued from what they kept before a reload. */
 async function compare() {
   const { direct } = await (await fetch('/api/where')).json();
-  const both = [
+  const all = [
     new Pane(panes, { name: 'direct', title: 'Direct', address: `to ${new URL(direct).host}`, base: direct, pace }),
     new Pane(panes, holdover),
+    new ChatPane(panes, { pace, address: 'AI SDK, stock; fetch: resumableFetch()' }),
   ];
-  action('send-both', () => both.forEach((pane) => pane.send()));
-  action('cut-both', () => both.forEach((pane) => pane.cut()));
+  action('send-all', () => all.forEach((pane) => pane.send()));
+  action('cut-all', () => all.forEach((pane) => pane.cut()));
   action('reload-page', () => location.reload());
-  both.forEach((pane) => pane.restore('Page reloaded'));
+  all.forEach((pane) => pane.restore('Page reloaded'));
 }
 
 /** One pane without a message box. */
@@ -35,7 +37,7 @@ function follow(resume) {
   part('title').textContent = 'One turn, another follower.';
   part('lead').textContent = 'This tab reads a turn that another tab started: from its first event, then live. '
     + 'Any number of followers read the same log, and the backend runs one turn.';
-  part('both').hidden = true;
+  part('all').hidden = true;
   const pane = new Pane(panes, { ...holdover, title: 'Following through Holdover' });
   pane.follow(resume, 'Opened in this tab');
 }

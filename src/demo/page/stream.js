@@ -1,7 +1,7 @@
 // Reading server-sent events with fetch, and resuming them.
 //
 // This is all a page needs to survive a cut behind Holdover: remember the last event id and the `Holdover-Resume` header,
-// and after a broken read ask that URL with `Last-Event-ID`. Both panes run this same code. An answer that names no
+// and after a broken read ask that URL with `Last-Event-ID`. The first two panes run this code. An answer that names no
 // resume URL simply cannot be continued.
 
 /** How long a cut lasts, in milliseconds: long enough for people to see the gap open. Repeated failures wait longer. */
