@@ -13,8 +13,19 @@ use super::{
 };
 
 /// The profiles a route can name.
-pub const PROFILES: &[&str] =
-    &["auto", "generic", "langgraph", "gemini", "dify", "flowise", "openai", "anthropic", "ag-ui"];
+pub const PROFILES: &[&str] = &[
+    "auto",
+    "generic",
+    "langgraph",
+    "ai-sdk",
+    "ag-ui",
+    "tanstack",
+    "openai",
+    "anthropic",
+    "gemini",
+    "dify",
+    "flowise",
+];
 
 section! {
     /// What is recorded, and how.

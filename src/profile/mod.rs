@@ -6,16 +6,19 @@
 //! | file | clients |
 //! |---|---|
 //! | `generic` | EventSource and whatever else comes back with `Last-Event-ID` |
+//! | `auto` | any: finds out which |
 //! | `langgraph` | the SDKs of LangGraph Platform, `useStream` |
+//! | `ai_sdk` | AI SDK: `useChat`, `WorkflowChatTransport`; assistant-ui |
+//! | `ag_ui` | AG-UI, CopilotKit |
+//! | `tanstack` | TanStack AI |
+//! | `openai` | the OpenAI API: chat completions and Responses, of whatever serves them |
+//! | `anthropic` | Anthropic's Messages API |
 //! | `gemini` | the SDKs of the Gemini API |
 //! | `dify` | readers of Dify's service API |
 //! | `flowise` | readers of Flowise predictions |
-//! | `openai` | the OpenAI API: chat completions and Responses, of whatever serves them |
-//! | `anthropic` | Anthropic's Messages API |
-//! | `ag_ui` | AG-UI, CopilotKit |
-//! | `auto` | any: finds out which |
 
 mod ag_ui;
+mod ai_sdk;
 mod anthropic;
 mod ask;
 mod auto;
@@ -28,6 +31,7 @@ mod openai;
 mod replies;
 mod request;
 mod session;
+mod tanstack;
 
 use std::fmt::Debug;
 
@@ -46,6 +50,7 @@ use crate::{
     turn::Outcome,
 };
 use ag_ui::AgUi;
+use ai_sdk::AiSdk;
 use anthropic::Anthropic;
 use auto::Auto;
 use dify::Dify;
@@ -54,9 +59,11 @@ use gemini::Gemini;
 use generic::Generic;
 use langgraph::LangGraph;
 use openai::OpenAi;
+use tanstack::TanStack;
 
 /// The profiles of families, in the order in which `auto` asks them.
-static PROFILES: &[&dyn Profile] = &[&LangGraph, &Gemini, &Dify, &Flowise, &OpenAi, &Anthropic, &AgUi];
+static PROFILES: &[&dyn Profile] =
+    &[&LangGraph, &AiSdk, &TanStack, &AgUi, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.
@@ -158,6 +165,12 @@ pub trait Profile: Dialect + Debug + Send + Sync {
 
     /// The dialect's own event that tells a client that its turn was lost: a whole block, without an id.
     fn lost(&self, _loss: &Loss<'_>) -> Option<Bytes> {
+        None
+    }
+
+    /// What a client is sent that comes back to a turn that ended well and has all of it: a whole block, without an id. `None`
+    /// where the status says enough.
+    fn over(&self, _last: &Message<'_>) -> Option<Bytes> {
         None
     }
 }

@@ -130,6 +130,11 @@ impl Request {
         let body = Bytes::copy_from_slice(body.as_bytes());
         Self::new(head, PathParams::default(), &Route::default()).with_body(Some(body))
     }
+
+    /// The same on another route.
+    pub(crate) fn on(self, route: &Route) -> Self {
+        Self { replay_finished: route.replay_finished, ..self }
+    }
 }
 
 #[cfg(test)]

@@ -22,9 +22,13 @@ pub(super) fn said_at_once(log: &Log, end: &End) -> Option<Bytes> {
     said_afterwards(log, end)
 }
 
-/// What somebody is told who comes back to a turn that did not end well.
+/// What somebody is told who comes back to a turn that has ended and has all of it.
 pub(super) fn said_afterwards(log: &Log, end: &End) -> Option<Bytes> {
     let head = log.head()?;
+    let profile = profile::named(&head.profile);
+    if end.is_clean() {
+        return log.message(log.last(), |last| profile.over(last)).flatten();
+    }
     let first = log.first_block();
     let loss = Loss {
         outcome: end.outcome,
@@ -36,5 +40,5 @@ pub(super) fn said_afterwards(log: &Log, end: &End) -> Option<Bytes> {
         request_id: head.request_id.as_deref(),
         first: first.as_deref().and_then(Message::parse),
     };
-    profile::named(&head.profile).lost(&loss)
+    profile.lost(&loss)
 }

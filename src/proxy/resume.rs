@@ -256,7 +256,7 @@ impl Gateway {
             }
             self.count_resume("nothing_left");
             let header = following.empty(follow.replies.nothing_left);
-            let said = end.filter(|end| !end.is_clean()).and_then(|end| farewell::said_afterwards(&place.log, &end));
+            let said = end.and_then(|end| farewell::said_afterwards(&place.log, &end));
             return match said.filter(|_| follow.replies.nothing_left == StatusCode::OK) {
                 Some(event) => answers::whole(session, header, event).await,
                 None => session.write_response_header(Box::new(header), true).await,

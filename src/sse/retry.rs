@@ -12,7 +12,7 @@ pub fn has_retry(bytes: &[u8]) -> bool {
     lines(bytes).any(|line| Field::of(line.text) == Field::Retry)
 }
 
-/// The event of a [`Stamper`](super::Stamper) with `retry: <milliseconds>` in front of its id line, for the first event
+/// The event of a [`Stamper`](super::Stamper) with `retry: <milliseconds>` in front of its last line (the id's, as a rule), for the first event
 /// of a connection. An event that has a `retry:` line is left as it is. A block of `retry:` alone would be an event
 /// without data to some clients.
 pub fn with_retry(event: &Bytes, retry: Duration) -> Bytes {

@@ -21,7 +21,7 @@ pub enum Piece {
     Event(Event),
 }
 
-/// An event as the backend sent it, with Holdover's id as its last line.
+/// An event as the backend sent it, with Holdover's id as its last line (or its first, see [`Stamper::ids_first`]).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Event {
     /// From its first line that is not a comment to its blank line.
@@ -47,6 +47,7 @@ pub struct Stamper {
     prefix: [u8; PREFIX],
     /// The seq of the next event.
     next: Seq,
+    ids_first: bool,
     max_event: usize,
     splitter: Splitter,
     /// The begin of what is not complete yet.
@@ -99,12 +100,19 @@ impl Stamper {
         Self {
             prefix,
             next: 1,
+            ids_first: false,
             max_event,
             splitter: Splitter::default(),
             held: Vec::new(),
             native_id: None,
             arena: Arena::default(),
         }
+    }
+
+    /// Whether the id becomes the first line of each event. It must not where the client takes an id for seen once it has
+    /// the line; it must where a client takes it for that of the next data line.
+    pub fn ids_first(self, ids_first: bool) -> Self {
+        Self { ids_first, ..self }
     }
 
     /// Takes the next bytes of the response and pushes what they complete to `out`.
@@ -186,16 +194,26 @@ impl Stamper {
 
     fn event(&mut self, lines: &[u8], blank: &[u8], ending: Ending, seen: Seen) -> Event {
         let mut native_id = None;
+        let (prefix, next) = (self.prefix, self.next);
+        let put_id = |to: &mut BytesMut| {
+            to.put_slice(&prefix);
+            put_decimal(next, to);
+            // As the line did that stood last, of whatever kind: a CR must not meet the LF of the blank line.
+            to.put_slice(ending.as_bytes());
+        };
+        let ids_first = self.ids_first;
         let bytes = self.arena.write(lines.len() + ID_LINE + blank.len(), |to| {
+            if ids_first {
+                put_id(to);
+            }
             if seen.id || seen.marked {
                 native_id = copy_edited(lines, false, to);
             } else {
                 to.put_slice(lines);
             }
-            to.put_slice(&self.prefix);
-            put_decimal(self.next, to);
-            // As the line did that stood here before, of whatever kind: a CR must not meet the LF of the blank line.
-            to.put_slice(ending.as_bytes());
+            if !ids_first {
+                put_id(to);
+            }
             to.put_slice(blank);
         });
         self.next += 1;
@@ -334,6 +352,19 @@ mod tests {
         let bare = |block: &str| String::from_utf8(without_ids(block.as_bytes()).to_vec()).unwrap();
         assert_eq!(bare("data: a\nid: T-1\n\n"), "data: a\n\n");
         assert_eq!(bare(": c\r\ndata: {\r\ndata: }\r\nid: T-1\r\n\r\n"), ": c\r\ndata: {\r\ndata: }\r\n\r\n");
+    }
+
+    #[test]
+    fn the_id_goes_first_where_the_dialect_wants_it() {
+        let mut stamper = Stamper::new(TURN.parse().unwrap(), 1000).ids_first(true);
+        let mut out = Vec::new();
+        stamper.feed(Bytes::from_static(b"id: 5\r\ndata: a\r\n\r\ndata: b\n\n"), &mut out).unwrap();
+        let text = |piece: &Piece| match piece {
+            Piece::Event(event) => String::from_utf8(event.bytes.to_vec()).unwrap().replace(TURN, "T"),
+            Piece::Aside(_) => panic!("an aside"),
+        };
+        let all: Vec<_> = out.iter().map(text).collect();
+        assert_eq!(all, ["id: T-1\r\ndata: a\r\n\r\n", "id: T-2\ndata: b\n\n"]);
     }
 
     #[test]

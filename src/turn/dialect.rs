@@ -14,6 +14,11 @@ use crate::sse::{Message, Seq};
 pub trait Dialect: fmt::Debug + Send + Sync {
     /// What this event says of the end of its turn. `None` for nearly all.
     fn terminal(&self, event: &Message<'_>) -> Option<Terminal>;
+
+    /// Whether ids stand in front of their events, for clients that take an id for that of the data behind it.
+    fn ids_go_first(&self) -> bool {
+        false
+    }
 }
 
 /// What a terminal event says.

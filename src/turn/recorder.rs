@@ -115,7 +115,7 @@ impl Recorder {
             asked_in_silence: false,
             stops_at: None,
             budget,
-            stamper: Some(Stamper::new(id, limits.max_event)),
+            stamper: Some(Stamper::new(id, limits.max_event).ids_first(dialect.ids_go_first())),
             pieces: Vec::new(),
             keeping: Keeping::new(durability, millis(limits.flush_window), in_store),
             started_at: now,
