@@ -25,6 +25,8 @@ pub const PROFILES: &[&str] = &[
     "gemini",
     "dify",
     "flowise",
+    "mcp",
+    "a2a",
 ];
 
 section! {

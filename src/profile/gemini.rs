@@ -3,15 +3,17 @@
 //! Its SDKs read no more of the standard than the server writes: in JavaScript all that stands behind `data:` in a block is
 //! JSON, and a block that begins with anything else is skipped; in Python every other line is the begin of an error. So the
 //! stream goes to them without id, `retry:` and comment lines. They cannot resume; what they get is a turn that goes on
-//! without them, and a start that is sent again once.
+//! without them.
+//!
+//! A server that fails in the middle writes its error as bare JSON, which is no event, and the older JavaScript SDK takes an
+//! event with an error for an empty part of the answer: a turn that was lost has to break the connection.
 //!
 //! Without `alt=sse` the answer is a JSON array, and passes.
 
-use bytes::Bytes;
 use http::Method;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
-use super::{Loss, Profile, Request, Terminal};
+use super::{Profile, Request, Terminal};
 use crate::{
     sse::Message,
     turn::{Dialect, Outcome},
@@ -60,11 +62,6 @@ impl Profile for Gemini {
     fn name_in(&self, event: &Message<'_>) -> Option<String> {
         event.json()?.get("responseId")?.as_str().map(str::to_owned)
     }
-
-    fn lost(&self, loss: &Loss<'_>) -> Option<Bytes> {
-        let error = json!({ "error": { "code": 503, "message": loss.message, "status": "UNAVAILABLE" } });
-        Some(format!("data: {error}\n\n").into())
-    }
 }
 
 #[cfg(test)]
@@ -101,12 +98,5 @@ mod tests {
         let first = Message::parse(block.as_bytes()).unwrap();
         assert_eq!(Gemini.name_in(&first).as_deref(), Some("r1"));
         assert!(Gemini.recognises_event(&first));
-    }
-
-    #[test]
-    fn a_lost_turn_is_an_error() {
-        let loss = Loss { outcome: Outcome::Expired, message: "Too long.", request_id: None, first: None };
-        let event = Message::parse(&Gemini.lost(&loss).unwrap()).unwrap().json().unwrap();
-        assert_eq!(event, json!({ "error": { "code": 503, "message": "Too long.", "status": "UNAVAILABLE" } }));
     }
 }

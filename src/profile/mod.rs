@@ -16,7 +16,10 @@
 //! | `gemini` | the SDKs of the Gemini API |
 //! | `dify` | readers of Dify's service API |
 //! | `flowise` | readers of Flowise predictions |
+//! | `mcp` | Model Context Protocol |
+//! | `a2a` | Agent2Agent |
 
+mod a2a;
 mod ag_ui;
 mod ai_sdk;
 mod anthropic;
@@ -26,7 +29,9 @@ mod dify;
 mod flowise;
 mod gemini;
 mod generic;
+mod json_rpc;
 mod langgraph;
+mod mcp;
 mod openai;
 mod replies;
 mod request;
@@ -49,6 +54,7 @@ use crate::{
     sse::{Message, TurnId},
     turn::Outcome,
 };
+use a2a::A2a;
 use ag_ui::AgUi;
 use ai_sdk::AiSdk;
 use anthropic::Anthropic;
@@ -58,12 +64,13 @@ use flowise::Flowise;
 use gemini::Gemini;
 use generic::Generic;
 use langgraph::LangGraph;
+use mcp::Mcp;
 use openai::OpenAi;
 use tanstack::TanStack;
 
 /// The profiles of families, in the order in which `auto` asks them.
 static PROFILES: &[&dyn Profile] =
-    &[&LangGraph, &AiSdk, &TanStack, &AgUi, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise];
+    &[&LangGraph, &AiSdk, &TanStack, &AgUi, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise, &Mcp, &A2a];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.
@@ -118,8 +125,9 @@ pub trait Profile: Dialect + Debug + Send + Sync {
         Replies::of(request.method(), request.headers())
     }
 
-    /// Whether a resumed stream must begin with an event that has the cursor for its id and no content.
-    fn primes(&self) -> bool {
+    /// Whether the answer must begin with an event that has the cursor for its id, and no content: cut off before the first
+    /// event, its client comes back with that.
+    fn primes(&self, _request: &Request) -> bool {
         false
     }
 
@@ -166,6 +174,12 @@ pub trait Profile: Dialect + Debug + Send + Sync {
     /// The dialect's own event that tells a client that its turn was lost: a whole block, without an id.
     fn lost(&self, _loss: &Loss<'_>) -> Option<Bytes> {
         None
+    }
+
+    /// Whether that event is the answer its client waits for, which it will come back for until it has it. It gets an id, so
+    /// that a client that comes back nevertheless is not told twice.
+    fn answers_loss(&self) -> bool {
+        false
     }
 
     /// What a client is sent that comes back to a turn that ended well and has all of it: a whole block, without an id. `None`

@@ -93,7 +93,8 @@ impl Gateway {
         stop: &Stop,
     ) -> Result<()> {
         let no_content = request.header("content-length") == Some("0");
-        let mark = Mark { identity_coding: false, no_content, max_body: matched.route.max_request_body };
+        let max_body = matched.route.max_request_body;
+        let mark = Mark { identity_coding: false, no_content, max_body, last_event_id: None };
         let mut upstream = source::send(session, mark)?;
         let mut upload = Upload::new(upstream.body.clone(), matched.route.max_request_body);
         upload.whole((!session.as_mut().is_body_empty()).then(|| request.body().cloned().unwrap_or_default())).await;

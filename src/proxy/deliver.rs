@@ -7,6 +7,7 @@ use super::{farewell, source::Upload};
 use crate::{
     metrics::Metrics,
     node::{Delivery, Follow},
+    sse::TurnId,
 };
 
 /// Most bytes in one write. The write deadline is for each, so this sets the slowest rate at which a client may read.
@@ -15,10 +16,11 @@ const WRITE: usize = 64 << 10;
 /// The error with which a client's connection is broken on purpose.
 pub(super) const BROKEN: ErrorType = ErrorType::Custom("TurnBroken");
 
-/// Writes the header, what a resumed stream must begin with, and follows the turn to its end. An error ends the connection: the client is gone, takes nothing, or
-/// must not take the answer for complete.
+/// Writes the header, what the stream must begin with, and follows the turn to its end. An error ends the connection: the
+/// client is gone, takes nothing, or must not take the answer for complete.
 pub(super) async fn deliver(
     session: &mut Session,
+    turn: &TurnId,
     header: ResponseHeader,
     priming: Option<Bytes>,
     mut follow: Follow,
@@ -47,7 +49,7 @@ pub(super) async fn deliver(
             }
             Delivery::End(_) => return session.write_response_body(None, true).await,
             Delivery::Lost(end) => {
-                let Some(event) = farewell::said_at_once(follow.log(), &end) else {
+                let Some(event) = farewell::said_at_once(turn, follow.log(), &end) else {
                     return Err(Error::explain(BROKEN, "turn_broken").into_down());
                 };
                 write(session, event).await.inspect_err(|error| cut(metrics, error))?;

@@ -247,13 +247,10 @@ impl Gateway {
             Purpose::Pass => return Ok(false),
             Purpose::Own(path) => self.control(session, &path, principal).await?,
             Purpose::Resume(id) => {
-                let matched = self.matched_by_path(session.req_header());
-                let follow = matched.as_ref().unwrap_or(&Matched::default()).resume(session, &id);
+                let matched = self.matched_by_path(session.req_header()).unwrap_or_default();
+                let follow = matched.resume(session, &id);
                 if let Resumed::AtBackend(native_id) = self.resume(session, follow, principal.as_ref()).await? {
-                    session.req_header_mut().insert_header(LAST_EVENT_ID, &native_id[..])?;
-                    let matched = matched.unwrap_or_default();
-                    let request = matched.request(session).with_body(Some(Bytes::new()));
-                    self.start(session, &matched, request, principal).await?;
+                    self.continue_at_backend(session, &matched, &id, &native_id, principal).await?;
                 }
             }
             Purpose::Ask(matched, request) => {
@@ -273,7 +270,7 @@ impl Gateway {
                 ctx.kind = Kind::Resume;
                 if !self.answer_ask(session, &matched, &request, principal.as_ref()).await? {
                     ctx.kind = Kind::Start;
-                    self.start(session, &matched, request, principal).await?;
+                    self.start(session, &matched, request, principal, None).await?;
                 }
             }
         }
@@ -376,7 +373,7 @@ fn raw_head(session: &Session) -> Option<Bytes> {
 
 /// What the main request has found out, in its subrequest.
 fn mark(session: &Session) -> Option<Mark> {
-    session.subrequest_ctx.as_ref()?.user_ctx()?.downcast_ref::<Mark>().copied()
+    session.subrequest_ctx.as_ref()?.user_ctx()?.downcast_ref::<Mark>().cloned()
 }
 
 #[async_trait]
@@ -474,6 +471,9 @@ impl ProxyHttp for Gateway {
             }
             if mark.no_content {
                 request.insert_header(header::CONTENT_LENGTH, "0")?;
+            }
+            if let Some(id) = mark.last_event_id {
+                request.insert_header(LAST_EVENT_ID, id)?;
             }
         }
         if let Some(host) = ctx.tried.last().and_then(|target| self.upstreams.host(*target)) {

@@ -59,7 +59,7 @@ impl Gateway {
     }
 
     /// As long as the turn itself may be kept.
-    fn names_are_kept(&self) -> std::time::Duration {
+    pub(super) fn names_are_kept(&self) -> std::time::Duration {
         let settings = self.settings.load();
         let longest = settings.routes.iter().map(|route| route.max_turn).max().unwrap_or_default();
         longest + settings.store.retain_after_end

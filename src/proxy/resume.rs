@@ -7,7 +7,7 @@ use http::StatusCode;
 use pingora::{Error, ErrorType, Result, proxy::Session};
 
 use super::{
-    Gateway,
+    Gateway, LAST_EVENT_ID, Matched,
     answers::{self, Gap, Problem},
     body,
     deliver::{self, BROKEN},
@@ -15,11 +15,11 @@ use super::{
     source::Upload,
 };
 use crate::{
-    config::{OnGap, Route},
+    config::{OnGap, PathParams, Route},
     node::{FindError, FollowError, Found, Place},
     principal::Principal,
-    profile::{self, Ended, Follow, From, Profile, Replies, Target},
-    sse::{Message, Seq, TurnId},
+    profile::{self, Ended, Follow, From, Profile, Replies, Request, Target},
+    sse::{EventId, Message, Seq, TurnId},
     store::Durability,
     turn::{self, Digest, Log, Outcome},
 };
@@ -236,12 +236,13 @@ impl Gateway {
                 }
             }
         }
+        let turn = &found.record.id;
         let head = place.log.head().unwrap_or_default();
         let base_path = self.base_path();
         let end = place.end();
         let following = answers::Following {
             head: &head,
-            turn: &found.record.id,
+            turn,
             base_path: &base_path,
             from: Some(place.after),
             gap: gap_of(&place),
@@ -256,10 +257,15 @@ impl Gateway {
             }
             self.count_resume("nothing_left");
             let header = following.empty(follow.replies.nothing_left);
-            let said = end.and_then(|end| farewell::said_afterwards(&place.log, &end));
-            return match said.filter(|_| follow.replies.nothing_left == StatusCode::OK) {
-                Some(event) => answers::whole(session, header, event).await,
-                None => session.write_response_header(Box::new(header), true).await,
+            let over = end.as_ref().is_some_and(|end| end.is_clean());
+            let said = end.and_then(|end| farewell::said_afterwards(turn, &place.log, &end));
+            let profile = profile::named(&head.profile);
+            let is_awaited = !over && profile.answers_loss() && place.gap.is_none();
+            return match said {
+                Some(event) if follow.replies.nothing_left == StatusCode::OK || is_awaited => {
+                    answers::whole(session, following.empty(StatusCode::OK), event).await
+                }
+                _ => session.write_response_header(Box::new(header), true).await,
             };
         }
         self.count_resume(if place.gap.is_some() {
@@ -275,12 +281,47 @@ impl Gateway {
             answers::insert(&mut header, name, &tail.to_string());
         }
         let profile = profile::named(&head.profile);
-        let priming = (profile.primes() && place.after > 0).then(|| prime(&found.record.id, place.after));
+        let request = Request::new(session.req_header().clone(), PathParams::default(), route);
+        let priming = priming(profile, &request, turn, place.after);
         let reading = place.follow(super::pace(route), follow.rewrite, self.node.metrics().clone());
         let reading = if follow.bare { reading.bare() } else { reading };
-        deliver::deliver(session, header, priming, reading, Upload::none(), self.node.metrics()).await?;
-        self.delivered(&found.record.id, profile).await;
+        deliver::deliver(session, turn, header, priming, reading, Upload::none(), self.node.metrics()).await?;
+        self.delivered(turn, profile).await;
         Ok(())
+    }
+
+    /// Goes on behind an event with which a turn ended here: by asking the backend, unless it was asked before.
+    pub(super) async fn continue_at_backend(
+        &self,
+        session: &mut Session,
+        matched: &Matched,
+        event: &EventId,
+        native_id: &[u8],
+        principal: Option<Principal>,
+    ) -> Result<()> {
+        let asker = principal.as_ref().map(|p| *p.as_bytes());
+        if let Ok(Some(turn)) = self.node.store().noted(&self.continuation_key(event)).await
+            && let Ok(found) = self.node.find(&turn, asker.as_ref()).await
+            && (found.record.end.is_none() || found.record.last > 0)
+        {
+            let follow = matched.resume(session, &EventId { turn, seq: 0 });
+            return self.continue_turn(session, found, follow).await.map(drop);
+        }
+        session.req_header_mut().insert_header(LAST_EVENT_ID, native_id)?;
+        let request = matched.request(session).with_body(Some(Bytes::new()));
+        self.start(session, matched, request, principal, Some(event)).await
+    }
+
+    /// Notes which turn continues another one behind this event.
+    pub(super) async fn note_continuation(&self, event: &EventId, turn: &TurnId) {
+        let (key, kept) = (self.continuation_key(event), self.names_are_kept());
+        if let Err(error) = self.node.store().note(&key, turn, kept).await {
+            tracing::warn!(turn = turn.short(), %error, "a continuation is not stored: who comes back asks the backend again");
+        }
+    }
+
+    fn continuation_key(&self, event: &EventId) -> Digest {
+        self.identity().mark(None, &[b"behind", event.to_string().as_bytes()])
     }
 
     /// Notes that some client got a turn to its end, where that matters.
@@ -341,9 +382,10 @@ fn counted(log: &Log, trailer: fn(&Message<'_>) -> bool) -> Seq {
     (log.base() + 1..=last).rev().find(|seq| !log.message(*seq, trailer).unwrap_or(false)).unwrap_or(0)
 }
 
-/// An event without content, so that a client that is cut off before the next one comes back with its cursor.
-fn prime(turn: &TurnId, seq: Seq) -> Bytes {
-    format!("data:\nid: {turn}-{seq}\n\n").into()
+/// What the answer to a request must begin with: an event without content, so that a client that is cut off before the next
+/// one comes back with this cursor.
+pub(super) fn priming(profile: &dyn Profile, request: &Request, turn: &TurnId, seq: Seq) -> Option<Bytes> {
+    profile.primes(request).then(|| format!("data:\nid: {turn}-{seq}\n\n").into())
 }
 
 /// Says that there is no such turn. 204 means: do not come back.

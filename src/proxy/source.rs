@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::node::{FromUpstream, TurnSource};
 
 /// Marks a subrequest, and tells its filters what the main request has found out.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Mark {
     /// Ask for an answer without content coding, so that its events can be read.
     pub(super) identity_coding: bool,
@@ -26,6 +26,9 @@ pub(super) struct Mark {
     pub(super) no_content: bool,
     /// The body limit of the route; it has been enforced already.
     pub(super) max_body: usize,
+    /// Where the backend is to go on, in its own words. A subrequest is made of the request's bytes as they came, which may
+    /// have an id of ours there.
+    pub(super) last_event_id: Option<HeaderValue>,
 }
 
 /// A request on its way upstream.

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::{
     Gateway, Matched,
     answers::{self, Problem},
-    body, deliver,
+    body, deliver, resume,
     source::{self, Answer, Mark, Upload, Upstream},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     node::{Begun, Following, LiveTurn, Pending, Refused, Start},
     principal::Principal,
     profile::{self, Profile, Request},
-    sse::TurnId,
+    sse::{EventId, TurnId},
     turn::{Detached, Digest, Limits, Millis, Session as TurnSession, admission::Marks},
 };
 
@@ -56,13 +56,15 @@ enum Opened {
 }
 
 impl Gateway {
-    /// Serves a request on a recorded route, whose body has been read as far as it is looked at.
+    /// Serves a request on a recorded route, whose body has been read as far as it is looked at. It may continue a turn that
+    /// ended behind this event, but not at its backend.
     pub(super) async fn start(
         &self,
         session: &mut Session,
         matched: &Matched,
         request: Request,
         principal: Option<Principal>,
+        continues: Option<&EventId>,
     ) -> Result<()> {
         let by_session = self.sessions_are_open_to(principal.as_ref());
         let prepared = self.prepare(matched, request, principal).await;
@@ -97,6 +99,9 @@ impl Gateway {
             let Prepared { profile, request, principal, .. } = &prepared;
             let names = profile.names(request, &http::HeaderMap::new());
             self.note_names(*profile, names, &turn.admitted().id, principal.as_ref()).await;
+            if let Some(event) = continues {
+                self.note_continuation(event, &turn.admitted().id).await;
+            }
         }
         self.forward(session, matched, admission, prepared, likely).await
     }
@@ -156,7 +161,7 @@ impl Gateway {
         let identity = self.identity();
         let session_of_turn =
             name.map(|name| TurnSession { key: *identity.session_key(principal.as_ref(), &name).as_bytes(), name });
-        let marks = self.marks(&request, principal.as_ref());
+        let marks = self.marks(&request, profile, principal.as_ref());
         let start = Start {
             route: route.name.as_str().into(),
             limits: limits(route, &self.settings.load().store),
@@ -176,7 +181,10 @@ impl Gateway {
 
     /// What the start can be recognised by: hashes over who asks, what for, and what names the start. Without identity, the
     /// cookies may be who asks: starts with other cookies are other starts.
-    fn marks(&self, request: &Request, principal: Option<&Principal>) -> Marks {
+    /// Equal bodies in two sessions are two starts, where the session stands elsewhere.
+    fn marks(&self, request: &Request, profile: &dyn Profile, principal: Option<&Principal>) -> Marks {
+        let session = profile.session(request).unwrap_or_default();
+        let session = session.as_bytes();
         let identity = self.identity();
         let (path, headers) = (request.target(), request.headers());
         let mark = |kind: &str, value: &[u8]| -> Digest {
@@ -189,7 +197,7 @@ impl Gateway {
         let retries = request.header("x-stainless-retry-count");
         Marks {
             idempotency: headers.get("idempotency-key").map(|key| mark("idempotency", key.as_bytes())),
-            body: request.body().map(|body| mark("body", body)),
+            body: request.body().map(|body| mark("body", &[session, b"\0", body].concat())),
             retry: retries.and_then(|n| n.trim().parse::<u32>().ok()).is_some_and(|n| n >= 1),
         }
     }
@@ -204,7 +212,9 @@ impl Gateway {
         likely: bool,
     ) -> Result<()> {
         let no_content = content_length(session.req_header()) == Some(0);
-        let mark = Mark { identity_coding: likely, no_content, max_body: matched.route.max_request_body };
+        let max_body = matched.route.max_request_body;
+        let last_event_id = prepared.request.headers().get("last-event-id").cloned();
+        let mark = Mark { identity_coding: likely, no_content, max_body, last_event_id };
         let upstream = source::send(session, mark)?;
         let mut upload = Upload::new(upstream.body.clone(), matched.route.max_request_body);
         if let Some(body) = prepared.request.body().cloned() {
@@ -276,10 +286,11 @@ impl Gateway {
         }
         .stream(session.req_header().version);
         let profile = profile::named(&head.profile);
+        let priming = resume::priming(profile, &matched.request(session), &id, 0);
         let follow = self.node.follow_first(turn, matched.pace(), following);
         let follow = if profile.bare() { follow.bare() } else { follow };
         let written_at: Millis = self.node.clock().now();
-        let delivered = deliver::deliver(session, header, None, follow, upload, self.node.metrics()).await;
+        let delivered = deliver::deliver(session, &id, header, priming, follow, upload, self.node.metrics()).await;
         match &delivered {
             Ok(()) => self.delivered(&id, profile).await,
             Err(_) if turn.log().ended().is_none() => {

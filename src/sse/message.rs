@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use bytes::{Bytes, BytesMut};
+
 use super::split::{Field, lines};
 
 /// The event in a block: what a client's parser would dispatch.
@@ -48,6 +50,26 @@ impl<'a> Message<'a> {
     }
 }
 
+/// The block with other data: what `change` makes of the lines joined with LF. `None` if it has none, or `change` gives none.
+/// Every other byte stays.
+pub fn with_data(block: &[u8], change: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Option<Bytes> {
+    let data = change(Message::parse(block)?.data())?;
+    let is_data = |text: &[u8]| !text.is_empty() && Field::of(text) == Field::Data;
+    let (mut changed, mut written) = (BytesMut::with_capacity(block.len() + 32), false);
+    for line in lines(block) {
+        if !is_data(line.text) {
+            changed.extend_from_slice(line.raw);
+        } else if !std::mem::replace(&mut written, true) {
+            for text in data.split(|byte| *byte == b'\n') {
+                for piece in [b"data: ", text, &line.raw[line.text.len()..]] {
+                    changed.extend_from_slice(piece);
+                }
+            }
+        }
+    }
+    Some(changed.freeze())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +95,19 @@ mod tests {
         let message = Message::parse(b"data: {\"a\":\ndata: 1}\n\n").unwrap();
         assert_eq!(message.json(), Some(serde_json::json!({ "a": 1 })));
         assert_eq!(Message::parse(b"data: [DONE]\n\n").unwrap().json(), None);
+    }
+
+    #[test]
+    fn other_data_leaves_every_other_byte_alone() {
+        let changed = |block: &'static str, data: Option<&str>| {
+            let changed = with_data(block.as_bytes(), |_| data.map(|data| data.as_bytes().to_vec()))?;
+            Some(String::from_utf8(changed.to_vec()).unwrap())
+        };
+        assert_eq!(changed("data:x\nid: 1\n\n", Some("y")).as_deref(), Some("data: y\nid: 1\n\n"));
+        let lines = ": n\r\nevent: e\r\ndata: a\r\ndata: b\r\nretry: 5\r\nid: 1\r\n\r\n";
+        let both = ": n\r\nevent: e\r\ndata: c\r\ndata: d\r\nretry: 5\r\nid: 1\r\n\r\n";
+        assert_eq!(changed(lines, Some("c\nd")).as_deref(), Some(both));
+        assert_eq!(changed("data: x\n\n", None), None);
+        assert_eq!(changed(": x\n", Some("y")), None);
     }
 }

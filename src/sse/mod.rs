@@ -16,6 +16,6 @@ mod whatwg;
 
 pub use cursor::Cursor;
 pub use id::{EventId, NotOurs, Seq, TurnId};
-pub use message::Message;
+pub use message::{Message, with_data};
 pub use retry::{has_retry, with_retry};
 pub use stamp::{Event, Piece, Stamper, TooLong, without_ids};

@@ -1,4 +1,4 @@
-//! Gemini, Dify and Flowise: their SDKs, which never resume, and the reader of the documentation, which does.
+//! Gemini, Dify and Flowise: their SDKs, which never resume, and the snippets of the documentation, which do.
 
 mod dify;
 mod flowise;
@@ -12,8 +12,6 @@ use tokio::sync::{Mutex, mpsc};
 use crate::support::{
     Backend, Cut, DEADLINE, Exchange, FaultProxy, Holdover, How, Parsed, Program, Report, Script, eventually, within,
 };
-
-const ALICE: &str = "authorization: Bearer alice";
 
 /// A backend whose starts are stepped, and that answers everything else by itself.
 struct Server {
@@ -84,13 +82,14 @@ async fn both(server: &Server, stream: &[String], script: impl Fn() -> Script, p
     [direct, through]
 }
 
-/// The reader of the documentation, cut three times, gets every one of these blocks' data once.
-async fn survives_by_hand(server: &Server, stream: &[String], path: &str, body: &Value) {
+/// A snippet of the documentation, cut three times, prints what these blocks say. `base` goes behind the address in the
+/// `variable` that tells it whom to ask.
+async fn prints(server: &Server, stream: &[String], snippet: &str, (variable, base): (&str, &str), text: &str) {
     let holdover = Holdover::start(&server.backend).await;
     let cuts = [Cut::inside(2, 15, How::Fin), Cut::after(1, How::Reset), Cut::inside(0, 5, How::Fin)];
     let faults = FaultProxy::start(holdover.addr(), cuts).await;
-    let script = Script::node("by_hand.mjs").args(["--method", "POST", "--body", &body.to_string(), "--header", ALICE]);
-    let client = on(script, faults.address(), path);
+    let script = Script::node(snippet).env(variable, format!("http://{}{base}", faults.address()));
+    let mut program = script.env("GEMINI_API_KEY", "k").start();
     let mut turn = server.turn().await;
     for (number, block) in stream.iter().enumerate() {
         turn.chunk(block).await;
@@ -99,12 +98,29 @@ async fn survives_by_hand(server: &Server, stream: &[String], path: &str, body: 
         }
     }
     turn.end().await;
-    let report = client.report().await;
-    assert_eq!((&*report.ended, &*report.errors), ("clean", &[][..]), "{report:#?}");
-    let data = |block: &String| block.lines().find_map(|line| Some(line.strip_prefix("data:")?.trim().to_owned()));
-    let data: Vec<_> = stream.iter().filter_map(data).collect();
-    assert_eq!(report.events.iter().map(|event| event.data.clone()).collect::<Vec<_>>(), data);
-    assert_eq!((server.backend.aborted(), faults.cuts()), (0, cuts.len()));
+    assert_eq!(program.rest().await.join("\n"), text);
+    assert_eq!((server.backend.requests().len(), server.backend.aborted(), faults.cuts()), (1, 0, cuts.len()));
+}
+
+/// What stands in the documents is what runs here.
+#[test]
+fn snippets_are_the_files_that_run() {
+    let root = crate::support::program::root();
+    let read = |path: String| std::fs::read_to_string(root.join(path)).expect("it is there");
+    let pages = [
+        ("langgraph", "langgraph_chat"),
+        ("dify", "resume_by_hand"),
+        ("dify", "dify_chat"),
+        ("flowise", "flowise_prediction"),
+        ("gemini", "gemini_stream"),
+    ];
+    for (page, snippet) in pages {
+        let block = format!("```js\n{}```\n", read(format!("tests/clients/node/snippets/{snippet}.mjs")));
+        assert!(
+            read(format!("docs/clients/{page}.md")).contains(&block),
+            "{snippet} does not stand in {page}.md as it is"
+        );
+    }
 }
 
 /// A turn started by plain HTTP as Alice's, once it has so many events; with its name.

@@ -19,6 +19,7 @@ const values = options({
 const library = `langgraph-sdk${values.major}`;
 const bundle = await build({
   entryPoints: [fileURLToPath(new URL('pages/langgraph.mjs', import.meta.url))],
+  absWorkingDir: fileURLToPath(new URL('.', import.meta.url)),
   alias: { '@langchain/langgraph-sdk': library },
   bundle: true,
   format: 'esm',
@@ -31,11 +32,12 @@ const report = new Report('useStream', versionOf(library), values);
 const { browser } = await launch();
 const page = await openForeignPage(browser, {});
 
-let [wasLoading, reloadAt, stopAt] = [false, Number(values['reload-at']), Number(values['stop-at'])];
+let [shown, wasLoading, reloadAt, stopAt] = ['', false, Number(values['reload-at']), Number(values['stop-at'])];
 const now = (action) => setImmediate(action); // not while the page waits for `tell`
 await page.exposeFunction('failed', (text) => report.error(text));
 await page.exposeFunction('tell', ({ text, loading }) => {
-  if (text) report.event(null, 'text', text);
+  if (text && text !== shown) report.event(null, 'text', text);
+  shown = text;
   if (text.length >= reloadAt) {
     [wasLoading, reloadAt] = [false, Infinity];
     now(async () => {
@@ -57,4 +59,5 @@ const chat = { apiUrl: values.url, threadId: values.thread, headers: values.head
 await page.addInitScript((chat) => { window.chat = chat; }, chat);
 await page.reload();
 await page.addScriptTag({ type: 'module', content: bundle.outputFiles[0].text });
+await page.waitForSelector('button');
 await page.evaluate(() => window.sayHello());

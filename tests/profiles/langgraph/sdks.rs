@@ -98,18 +98,18 @@ async fn others_join_a_run() {
         let id = run.id.clone();
         stage.holdover.metric_is("holdover_events_recorded_total", &[], 5.0).await;
         let join = |script: Script| stage.client(script.args(["--action", "join", "--run", &name]));
-        let with_id = |id: &str| ["--last-event-id".to_owned(), id.to_owned()];
+        let from_the_start = ["--last-event-id=-1"];
         // The second stream, which is cut.
-        let cut = join(js("2").args(with_id("-1")));
+        let cut = join(js("2").args(from_the_start));
         stage.faults.streams_are(2).await;
         let tabs = [
             cut,
-            join(js("0").args(with_id("-1"))),
+            join(js("0").args(from_the_start)),
             join(js("1")),
             join(python()),
-            join(python_sync().args(with_id("-1"))),
+            join(python_sync().args(from_the_start)),
             // As the server itself calls it.
-            stage.client(js("2").args(["--action", "join", "--run", &id]).args(with_id("-1"))),
+            stage.client(js("2").args(["--action", "join", "--run", &id]).args(from_the_start)),
         ];
         let here = async || (stage.holdover.metric("holdover_followers", &[]).await >= 6.0).then_some(());
         eventually("all to have joined", here).await;
@@ -145,8 +145,10 @@ async fn they_read_the_same_through_holdover() {
             reports.push(client.report().await);
         }
         let [direct, through] = &reports[..] else { unreachable!("there are two") };
-        assert_eq!(read(&direct.events), read(&through.events), "{}", direct.client);
-        assert_eq!(read(&direct.events).len(), EVENTS);
+        // JavaScript takes a heartbeat for an event without data, once it has seen an id; Holdover spares it that.
+        let there: Vec<_> = read(&direct.events).into_iter().filter(|(_, data)| !data.is_null()).collect();
+        assert_eq!(there, read(&through.events), "{}", direct.client);
+        assert_eq!(there.len(), EVENTS);
         assert_eq!((&direct.ended, &direct.errors), (&through.ended, &through.errors));
     };
     join_all(scripts.into_iter().zip(again).map(both)).await;
@@ -181,16 +183,16 @@ async fn cancelling_a_run_ends_its_turn_as_cancelled() {
         run.send_until(3).await;
         stage.holdover.metric_is("holdover_events_recorded_total", &[], 3.0).await;
         let cancel = stage.client(script.args(["--action", "cancel", "--run", &name]));
-        match kind {
-            Kind::Own => {
-                stage.platform.cancelled().await;
-                // It says some more, as servers do.
-                run.send_until(4).await;
-                run.end().await;
-            }
-            Kind::Bare => run.aborted().await,
+        if kind == Kind::Bare {
+            run.aborted().await;
         }
         assert_eq!(cancel.report().await.ended, "clean");
+        if kind == Kind::Own {
+            stage.platform.cancelled().await;
+            // It says some more, as servers do.
+            run.send_until(4).await;
+            run.end().await;
+        }
         let report = client.report().await;
         assert_eq!((&*report.ended, &*report.errors), ("clean", &[][..]), "{report:#?}");
         let events = if kind == Kind::Own { 4 } else { 3 };

@@ -9,7 +9,8 @@ const THREAD: &str = "/threads/a-thread";
 async fn begun(stage: &Stage, count: usize) -> (String, Run, Client) {
     let mut client = stage.holdover.connect().await;
     let headers = [("Authorization", "Bearer alice"), ("Content-Type", "application/json")];
-    client.request("POST", &format!("{THREAD}/runs/stream"), &headers, r#"{"assistant_id":"agent"}"#).await;
+    let body = format!(r#"{{"assistant_id":"agent","input":{}}}"#, crate::support::fresh_body());
+    client.request("POST", &format!("{THREAD}/runs/stream"), &headers, body).await;
     let mut run = stage.platform.run().await;
     run.send_until(count).await;
     let head = client.head().await;
@@ -89,7 +90,6 @@ async fn nothing_left_is_an_empty_stream() {
         (answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap()),
         (200, "text/event-stream")
     );
-    assert_eq!(answer.headers()["location"].to_str().unwrap(), stream);
     assert_eq!(answer.text().await.unwrap(), "");
     assert_eq!(stage.platform.starts(), 1);
 }

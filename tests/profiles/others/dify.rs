@@ -39,8 +39,9 @@ async fn the_sdks_read_the_same_through_holdover() {
 }
 
 #[tokio::test]
-async fn by_hand() {
-    survives_by_hand(&server(&[]).await, &answer(), PATH, &body()).await;
+async fn the_snippet_goes_on_by_itself() {
+    let text: String = (1..=8).map(|n| format!("é{n} ")).collect();
+    prints(&server(&[]).await, &answer(), "snippets/dify_chat.mjs", ("DIFY_API", "/v1"), &text).await;
 }
 
 /// A page that is loaded while an answer is being generated finds it by its conversation.
@@ -48,9 +49,10 @@ async fn by_hand() {
 async fn a_conversation_finds_its_turn() {
     let server = server(&[]).await;
     let holdover = Holdover::start(&server.backend).await;
-    let (_client, turn, _) = begun(&server, &holdover, PATH, &body(), &answer()[..2]).await;
+    let (_client, turn, name) = begun(&server, &holdover, PATH, &body(), &answer()[..2]).await;
     let mut other = holdover.connect().await;
     other.request("GET", "/.holdover/sessions/c1/stream", &[("Authorization", "Bearer alice")], "").await;
+    assert_eq!(other.head().await.get("holdover-turn"), Some(&*name));
     assert_eq!(other.next_events(2).await.len(), 2);
     turn.end().await;
 }

@@ -30,8 +30,10 @@ async fn the_sdks_read_the_same_through_holdover() {
 }
 
 #[tokio::test]
-async fn by_hand() {
-    survives_by_hand(&Server::new(PATH, &[]).await, &answer(), PATH, &body()).await;
+async fn the_snippet_goes_on_by_itself() {
+    let text: String = (1..=7).map(|n| format!("é{n} ")).collect();
+    let server = Server::new(PATH, &[]).await;
+    prints(&server, &answer(), "snippets/flowise_prediction.mjs", ("FLOWISE_URL", ""), &text).await;
 }
 
 /// Aborted at the backend if it knows how, and here if not.
