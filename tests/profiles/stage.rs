@@ -55,7 +55,8 @@ impl Stage {
     /// The next request at the backend that it knows.
     pub(super) async fn turn(&self) -> Exchange {
         let turn = async { self.turns.lock().await.recv().await };
-        within(DEADLINE, "a start at the backend", turn).await.expect("the backend is there")
+        // The client may still be loading its library, on a machine that is busy.
+        within(4 * DEADLINE, "a start at the backend", turn).await.expect("the backend is there")
     }
 
     /// Starts a client of this path.
