@@ -451,3 +451,58 @@ fn event_ids_in_documents_have_the_form_of_real_ones() {
 fn the_architecture_fits_on_its_pages() {
     assert!(read("docs/ARCHITECTURE.md").lines().count() <= 150);
 }
+
+/// The pages of `docs/clients` but for their table of contents, by name.
+fn client_pages() -> BTreeMap<String, String> {
+    let pages = files("docs/clients", "md").into_iter();
+    let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    pages.map(|(path, text)| (name(&path), text)).filter(|(name, _)| name != "README").collect()
+}
+
+#[test]
+fn every_page_of_clients_is_in_their_table() {
+    let table = rows(&read("docs/clients/README.md"));
+    let linked: BTreeSet<_> = table
+        .iter()
+        .filter_map(|cells| cells.last()?.split("](").nth(1)?.split(".md").next())
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(linked, client_pages().into_keys().collect());
+}
+
+#[test]
+fn every_profile_has_a_page() {
+    let pages = client_pages();
+    for profile in config::PROFILES.iter().filter(|profile| **profile != "auto") {
+        let page = if *profile == "generic" { "eventsource" } else { profile };
+        let text = pages.get(page).unwrap_or_else(|| panic!("docs/clients/{page}.md is missing"));
+        assert!(text.contains(&format!("rofile `{profile}`")), "docs/clients/{page}.md does not name its profile");
+    }
+}
+
+/// What the tests run is what readers see.
+#[test]
+fn snippets_stand_in_a_page_as_they_are() {
+    let pages: String = client_pages().into_values().collect();
+    for (folder, extension) in [("node", "mjs"), ("node", "jsx"), ("node", "html"), ("python", "py")] {
+        for (path, text) in files(&format!("tests/clients/{folder}/snippets"), extension) {
+            assert!(pages.contains(&format!("\n{text}```\n")), "{} stands in no page as it is", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_versions_of_clients_are_those_that_are_tested() {
+    let installed = ["tests/clients/node/package.json", "tests/clients/python/requirements.in"].map(read).concat();
+    let lock = read("Cargo.lock");
+    let mut count = 0;
+    for cells in rows(&read("docs/clients/README.md")) {
+        for version in cells[1].split(", ").filter(|version| !version.is_empty()) {
+            count += 1;
+            let ends = ["\"", "\n"].iter().any(|end| installed.contains(&format!("{version}{end}")));
+            let in_rust = cells[0].contains("(Rust)") && lock.contains(&format!("version = \"{version}\""));
+            assert!(ends || in_rust, "{}: {version} is not tested", cells[0]);
+        }
+    }
+    assert!(count > 20, "only {count} versions were found");
+}

@@ -282,7 +282,7 @@ async fn a_turn_that_is_lost_is_an_error_of_the_api() {
 async fn a_lost_response_is_an_error_to_who_comes_back() {
     let blocks = response("resp_1");
     for (name, script) in responses() {
-        let stage = Stage::new(&[RESPONSES], "[[route]]\nmax_turn = \"1s\"\n", &[]).await;
+        let stage = Stage::new(&[RESPONSES], "[[route]]\nmax_turn = \"5s\"\n", &[]).await;
         let mut client = stage.client(script().args(["--live"]), RESPONSES);
         let _turn = stage.play_until(&mut client, &blocks[..3]).await;
         assert_eq!(client.report().await.ended, "error", "{name}");

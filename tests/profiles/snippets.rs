@@ -76,3 +76,8 @@ async fn shows(snippet: &str) {
 async fn fetch_event_source() {
     shows("fetch_event_source").await;
 }
+
+#[tokio::test]
+async fn eventsource() {
+    shows("eventsource").await;
+}

@@ -39,8 +39,11 @@ pub(crate) fn response(id: &str) -> Blocks {
     let item = |kind: &str, index: usize, item: Value| json!({ "type": kind, "output_index": index, "item": item });
     let words = ["Hello", " wide", "\n\nworld", " é€😀", "."];
     let all = words.concat();
-    let items =
-        [reasoning(&[thought.clone()]), message("completed", &[said(&all)]), call("completed", r#"{"city":"Oslo"}"#)];
+    let items = [
+        reasoning(std::slice::from_ref(&thought)),
+        message("completed", &[said(&all)]),
+        call("completed", r#"{"city":"Oslo"}"#),
+    ];
 
     let mut events = vec![
         json!({ "type": "response.created", "response": whole("in_progress", &[]) }),
