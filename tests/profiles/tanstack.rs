@@ -103,8 +103,11 @@ async fn a_reload_joins_the_run() {
         for pause in ["6", "12", "20"] {
             let backend = backend(arguments).await;
             let holdover = before(&backend).await;
-            let reload = page(holdover.addr()).args(["--plan", "reload", "--pause", pause, "--go", &backend.gate()]);
-            assert_whole(&reload.start().report().await);
+            let mut left = page(holdover.addr()).args(["--plan", "leave", "--pause", pause]).start();
+            let storage = left.note("storage").await;
+            left.kill();
+            let join = page(holdover.addr()).args(["--plan", "join", "--storage", storage.as_str().unwrap()]);
+            assert_whole(&join.args(["--go", &backend.gate()]).start().report().await);
             backend.counts(1, 1, 0).await;
             assert_eq!(backend.stats().await["asked"], 0);
         }

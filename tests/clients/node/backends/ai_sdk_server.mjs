@@ -4,7 +4,7 @@
 // POST /api/chat             {"id", "messages", "events": 20, "pace_ms": 5}: one text of `events` words, t1 t2 …
 //      "parts": true         before the text, reasoning and the call of a tool
 //      "pause": N            the model waits when it has sent N chunks, until it is told to go on
-// POST /go                   goes on with all turns that wait
+// POST /go                   goes on with all turns that wait, once there are any
 // POST /api/chat/<id>/stop   with --stops: aborts the turn of this chat, which then ends with an `abort` part
 // GET  /stats                {"started", "finished", "aborted", "waiting", "asked", "last_event_ids": []}
 //
@@ -67,6 +67,7 @@ function model(steps, pace, pause, signal) {
     for (const chunk of chunks) {
       if (sent === pause) {
         stats.waiting += 1;
+      gate.emit('waits');
         await once(gate, 'go', { signal }).catch(() => {});
         stats.waiting -= 1;
       } else if (pace) {
@@ -102,6 +103,12 @@ async function chat(request, response) {
   await pipeUIMessageStreamToResponse({ response, stream: ui });
 }
 
+/** Whoever tells turns to go on may be ahead of them. */
+async function go() {
+  if (stats.waiting === 0) await once(gate, 'waits');
+  gate.emit('go');
+}
+
 const server = createServer((request, response) => {
   const { pathname } = new URL(request.url, 'http://localhost');
   if (request.headers['last-event-id']) stats.last_event_ids.push(request.headers['last-event-id']);
@@ -112,8 +119,7 @@ const server = createServer((request, response) => {
   } else if (pathname === '/stats') {
     response.setHeader('content-type', 'application/json').end(JSON.stringify(stats));
   } else if (pathname === '/go') {
-    gate.emit('go');
-    response.end();
+    go().then(() => response.end());
   } else if (stopped) {
     running.get(decodeURIComponent(stopped[1]))?.abort();
     response.end('stopping');

@@ -3,7 +3,7 @@
 //
 // POST /chat   {"threadId", "runId", "forwardedProps": {"pause": N}}: two runs, a tool's and the answer's. With `pause` it
 //              waits when it has sent N chunks, until it is told to go on
-// POST /go     goes on with all turns that wait
+// POST /go     goes on with all turns that wait, once there are any
 // GET  /stats  {"started", "finished", "aborted", "waiting", "asked", "last_event_ids": []}
 //
 // With --own-runs it does not call runs as the client does. `asked` counts requests for the chat that are no starts. Pages of every origin may ask.
@@ -50,6 +50,7 @@ async function* say(chunks, pause, signal) {
   for (const [sent, chunk] of chunks.entries()) {
     if (sent === pause) {
       stats.waiting += 1;
+      gate.emit('waits');
       await once(gate, 'go', { signal }).catch(() => {});
       stats.waiting -= 1;
     }
@@ -74,6 +75,12 @@ async function chat(request, response) {
   Readable.fromWeb(answer.body).on('error', (error) => response.destroy(error)).pipe(response);
 }
 
+/** Whoever tells turns to go on may be ahead of them. */
+async function go() {
+  if (stats.waiting === 0) await once(gate, 'waits');
+  gate.emit('go');
+}
+
 const server = createServer((request, response) => {
   const { pathname } = new URL(request.url, 'http://localhost');
   if (request.headers['last-event-id']) stats.last_event_ids.push(request.headers['last-event-id']);
@@ -84,8 +91,7 @@ const server = createServer((request, response) => {
   } else if (pathname === '/stats') {
     response.setHeader('content-type', 'application/json').end(JSON.stringify(stats));
   } else if (pathname === '/go') {
-    gate.emit('go');
-    response.end();
+    go().then(() => response.end());
   } else if (pathname === '/chat' && request.method === 'POST') {
     chat(request, response).catch((error) => response.destroy(error));
   } else {
