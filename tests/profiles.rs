@@ -2,6 +2,7 @@
 //! knows nothing of resuming, and what breaks between them.
 
 mod ai_sdk;
+mod components;
 mod tanstack;
 
 use std::net::SocketAddr;

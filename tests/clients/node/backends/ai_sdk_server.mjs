@@ -10,12 +10,13 @@
 //
 // `asked` counts requests for chats that are no starts. Pages of every origin may ask.
 //
-// Prints `listening 127.0.0.1:PORT`; ends on SIGTERM or when its standard input does.
+// --events and --pause are for bodies that do not say. Prints `listening 127.0.0.1:PORT`; ends on SIGTERM or when its standard input does.
 
 import { EventEmitter, once } from 'node:events';
 import { createServer } from 'node:http';
 import { json } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
 import {
   convertToModelMessages,
   isStepCount,
@@ -27,7 +28,11 @@ import {
 } from 'ai';
 import { MockLanguageModelV4 } from 'ai/test';
 
-const stops = process.argv.includes('--stops');
+const { values: given } = parseArgs({
+  options: { stops: { type: 'boolean' }, events: { type: 'string' }, pause: { type: 'string' } },
+});
+const { stops } = given;
+const defaults = { events: Number(given.events ?? 20), pause: given.pause && Number(given.pause) };
 const stats = { started: 0, finished: 0, aborted: 0, waiting: 0, asked: 0, last_event_ids: [] };
 const gate = new EventEmitter().setMaxListeners(0);
 const running = new Map(); // chat → what aborts its turn
@@ -82,7 +87,7 @@ function model(steps, pace, pause, signal) {
 }
 
 async function chat(request, response) {
-  const { id, messages, events = 20, pace_ms: pace = 5, parts = false, pause } = await json(request);
+  const { id, messages, events, pace_ms: pace = 5, parts = false, pause } = { ...defaults, ...(await json(request)) };
   const turn = (stats.started += 1);
   const gone = new AbortController();
   response.on('close', () => {
