@@ -72,7 +72,7 @@ const plans = {
   async leave() {
     const page = load(values.thread);
     ask(page);
-    await page.until(answers);
+    await page.until((state) => answers(state) && state.messages.at(-1).parts.some(({ type }) => type === 'text'));
     report.note({ storage: JSON.stringify(localStorage) });
     await new Promise(() => {});
   },
@@ -81,7 +81,9 @@ const plans = {
     await report.until(() => report.opens > 0);
     await page.until(({ isLoading }) => isLoading);
     await fetch(values.go, { method: 'POST' });
-    tell(values.thread, await page.until(({ isLoading }) => !isLoading));
+    // Before it has joined the run, the page is quiet, too: it shows what was stored.
+    const answered = ({ messages }) => messages.at(-1).parts.some(({ type }) => type === 'text');
+    tell(values.thread, await page.until((state) => !state.isLoading && answered(state)));
   },
 };
 
