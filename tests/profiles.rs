@@ -5,6 +5,7 @@
 mod a2a;
 mod ai_sdk;
 mod anthropic;
+mod components;
 mod counting;
 mod langgraph;
 mod mcp;

@@ -13,7 +13,21 @@ use super::{
 };
 
 /// The profiles a route can name.
-pub const PROFILES: &[&str] = &["auto", "generic", "mcp", "a2a", "langgraph", "ai-sdk", "tanstack", "ag-ui", "openai", "anthropic", "gemini", "dify", "flowise"];
+pub const PROFILES: &[&str] = &[
+    "auto",
+    "generic",
+    "mcp",
+    "a2a",
+    "langgraph",
+    "ai-sdk",
+    "tanstack",
+    "ag-ui",
+    "openai",
+    "anthropic",
+    "gemini",
+    "dify",
+    "flowise",
+];
 
 section! {
     /// What is recorded, and how.

@@ -70,11 +70,11 @@ impl<S: TurnSource> Recording<S> {
             turn.log().clone(),
             node.budget().clone(),
             limits,
-            dialect,
             node.store().durability(),
             in_store,
             clock.now(),
-        );
+        )
+        .speaking(dialect);
         recorder.handle(clock.now(), Input::Followed(turn.followed()));
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);

@@ -69,8 +69,8 @@ use openai::OpenAi;
 use tanstack::TanStack;
 
 /// The profiles of families, in the order in which `auto` asks them.
-static PROFILES: &[&dyn Profile] = &[&Mcp, &A2a, &LangGraph, &AiSdk, &TanStack, &AgUi, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise];
-    &[&LangGraph, &AiSdk, &TanStack, &AgUi, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise, &Mcp, &A2a];
+static PROFILES: &[&dyn Profile] =
+    &[&Mcp, &A2a, &LangGraph, &AiSdk, &TanStack, &AgUi, &OpenAi, &Anthropic, &Gemini, &Dify, &Flowise];
 
 /// What is special about one family of clients and the backends they talk to. Pure functions: all of them may be asked at
 /// any time.

@@ -226,7 +226,8 @@ impl Gateway {
             return Ok(false);
         }
         session.set_write_timeout(Some(settings.listen.write_timeout));
-        if let Some(file) = own.as_deref().and_then(shim::file)
+        if let Purpose::Own(path) = &purpose
+            && let Some(file) = shim::file(path)
             && session.req_header().method != Method::OPTIONS
         {
             ctx.kind = Kind::Control;
@@ -237,12 +238,12 @@ impl Gateway {
             Ok(principal) => principal,
             // A preflight carries no credentials.
             Err(_) if session.req_header().method == Method::OPTIONS => None,
+            // It may be a mere guess that this is about a turn.
+            Err(_) if matches!(purpose, Purpose::Ask(..)) => return Ok(false),
             Err(error) => {
                 ctx.kind = Kind::Rejected;
                 self.node.metrics().requests_rejected.with_label_values(&[error.reason()]).inc();
                 match purpose {
-                    // It may be a mere guess that this is about a turn.
-                    Purpose::Ask(..) => return Ok(false),
                     Purpose::Resume(_) if error == IdentityError::Unavailable => {
                         let replies = Replies::of(&session.req_header().method, &session.req_header().headers);
                         resume::not_now(session, &replies, identity_problem(&error)).await?;

@@ -46,11 +46,9 @@ impl Terminal {
 }
 
 /// A dialect without terminal events.
-#[cfg(test)]
 #[derive(Debug)]
-pub(crate) struct Silent;
+pub(super) struct Silent;
 
-#[cfg(test)]
 impl Dialect for Silent {
     fn terminal(&self, _: &Message<'_>) -> Option<Terminal> {
         None
@@ -59,7 +57,10 @@ impl Dialect for Silent {
 
 /// Changes a recorded block for one client.
 #[derive(Clone)]
-pub struct Rewrite(pub Arc<dyn Fn(&[u8]) -> Bytes + Send + Sync>);
+pub struct Rewrite(pub Arc<RewriteBlock>);
+
+/// Gets a block as it is recorded, and gives what is sent instead.
+pub type RewriteBlock = dyn Fn(&[u8]) -> Bytes + Send + Sync;
 
 impl fmt::Debug for Rewrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,9 +19,7 @@ mod recorder;
 #[cfg(test)]
 mod simulation;
 
-#[cfg(test)]
-pub(crate) use dialect::Silent;
-pub use dialect::{Dialect, Rewrite, Terminal, terminal};
+pub use dialect::{Dialect, Rewrite, RewriteBlock, Terminal, terminal};
 pub use durability::{Notice, StoreCall, StoreReply};
 pub use log::{Batch, Block, Budget, Log, Position, Read};
 pub use record::{Cap, Digest, End, Epoch, Head, Millis, NodeId, Outcome, Session, TurnRecord, Wish};

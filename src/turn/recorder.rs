@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    dialect::{self, Dialect, Terminal},
+    dialect::{self, Dialect, Silent, Terminal},
     durability::{Durability, Keeping, Notice, StoreCall, StoreReply, Verdict},
     log::{Budget, Log},
     record::{Cap, End, Millis, Outcome, Wish, millis},
@@ -104,18 +104,17 @@ impl Recorder {
         log: Arc<Log>,
         budget: Arc<Budget>,
         limits: Limits,
-        dialect: &'static dyn Dialect,
         durability: Durability,
         in_store: bool,
         now: Millis,
     ) -> Self {
         Self {
             log,
-            dialect,
+            dialect: &Silent,
             asked_in_silence: false,
             stops_at: None,
             budget,
-            stamper: Some(Stamper::new(id, limits.max_event).ids_first(dialect.ids_go_first())),
+            stamper: Some(Stamper::new(id, limits.max_event)),
             pieces: Vec::new(),
             keeping: Keeping::new(durability, millis(limits.flush_window), in_store),
             started_at: now,
@@ -125,6 +124,14 @@ impl Recorder {
             done: false,
             limits,
         }
+    }
+
+    /// The turn is in this dialect. To be said before anything else.
+    #[must_use]
+    pub fn speaking(mut self, dialect: &'static dyn Dialect) -> Self {
+        self.dialect = dialect;
+        self.stamper = self.stamper.map(|stamper| stamper.ids_first(dialect.ids_go_first()));
+        self
     }
 
     /// Takes what happened at `now`.

@@ -21,7 +21,7 @@ use self::{
     upstream::Expected,
 };
 use super::{
-    Budget, Detached, End, Head, Input, Limits, Log, Millis, Notice, Outcome, Recorder, Silent, StoreCall, StoreReply,
+    Budget, Detached, End, Head, Input, Limits, Log, Millis, Notice, Outcome, Recorder, StoreCall, StoreReply,
     durability::{Appended, Durability, Finished},
 };
 use crate::sse::{Stamper, TurnId};
@@ -92,8 +92,7 @@ impl Simulation {
         let in_store = durability == Durability::Held || random.chance(80);
         store.kept = in_store.then(Default::default);
         let now = 1_000;
-        let recorder =
-            Recorder::new(id, log.clone(), budget.clone(), limits.clone(), &Silent, durability, in_store, now);
+        let recorder = Recorder::new(id, log.clone(), budget.clone(), limits.clone(), durability, in_store, now);
         let dead = durability != Durability::Held && random.chance(3);
         let stop = random.chance(15).then(|| {
             let outcome = random.pick(&[Outcome::Cancelled, Outcome::Superseded, Outcome::Interrupted]);

@@ -81,7 +81,18 @@ async fn it_resumes_wherever_it_is_cut() {
     holdover.metrics().await.assert_books_balance();
 }
 
-/// With ids behind the data, each cut would repeat an event: the client pairs an id with the data line behind it.
+/// The client pairs an id with the data line behind it: where ids stand behind the data, a cut repeats an event.
+#[tokio::test]
+async fn it_takes_ids_for_those_of_the_next_event() {
+    let backend = backend(&[]).await;
+    let config = ROUTE.replace("tanstack", "generic");
+    let holdover = Holdover::setup().upstream(backend.address).config(config).start().await;
+    // Behind the second word.
+    let faults = FaultProxy::start(holdover.addr(), [Cut::after(EVENTS - 4, How::Fin)]).await;
+    let report = page(faults.address()).start().report().await;
+    assert_eq!(parts(&report.events).last(), Some(&("text", "t1 t2 t2 t3 t4 ".into())), "{report:#?}");
+}
+
 #[tokio::test]
 async fn ids_stand_in_front_of_their_events() {
     let backend = backend(&[]).await;
@@ -100,11 +111,14 @@ async fn ids_stand_in_front_of_their_events() {
 #[tokio::test]
 async fn a_reload_joins_the_run() {
     for arguments in [&[][..], &["--own-runs"]] {
-        for pause in ["6", "12", "20"] {
+        for pause in ["19", "21"] {
             let backend = backend(arguments).await;
             let holdover = before(&backend).await;
-            let reload = page(holdover.addr()).args(["--plan", "reload", "--pause", pause, "--go", &backend.gate()]);
-            assert_whole(&reload.start().report().await);
+            let mut left = page(holdover.addr()).args(["--plan", "leave", "--pause", pause]).start();
+            let storage = left.note("storage").await;
+            left.kill();
+            let join = page(holdover.addr()).args(["--plan", "join", "--storage", storage.as_str().unwrap()]);
+            assert_whole(&join.args(["--go", &backend.gate()]).start().report().await);
             backend.counts(1, 1, 0).await;
             assert_eq!(backend.stats().await["asked"], 0);
         }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::turn::{
-    Outcome, Position, Read, Silent,
+    Outcome, Position, Read,
     durability::{Appended, Finished},
 };
 
@@ -36,7 +36,7 @@ impl Turn {
             flush_window: Duration::from_millis(window),
         };
         let id = TurnId::new([1; 5], [2; 13]);
-        let recorder = Recorder::new(id, log.clone(), budget, limits, dialect, durability, true, 0);
+        let recorder = Recorder::new(id, log.clone(), budget, limits, durability, true, 0).speaking(dialect);
         let mut turn = Self { recorder, log };
         assert_eq!(turn.call(0), Some(StoreCall::SetHead));
         turn.reply(0, StoreReply::HeadSet);

@@ -1,5 +1,5 @@
 // `useChat` of the AI SDK in Chromium, bundled, with `resume: true`. --url is the chat's api, --major the SDK's, --chat its
-// id, --cookie a cookie of the page.
+// id, --cookie a cookie of the page; with --own-chat the application makes the `Chat` and gives it to the hook.
 //
 //   --plan visible   sends a message whose turn pauses (--pause); when the connection fails, the page becomes visible, as
 //                    after a nap; lets the turn go on (POST --go) when the chat streams again
@@ -20,13 +20,14 @@ const values = options({
   plan: { type: 'string', default: 'visible' },
   pause: { type: 'string' },
   cookie: { type: 'string' },
+  'own-chat': { type: 'boolean', default: false },
   go: { type: 'string' },
 });
 const { sdk, react } = majors[values.major];
 const script = `
   import * as React from 'react';
   import { createRoot } from 'react-dom/client';
-  import { useChat } from '${react}';
+  import { Chat, useChat } from '${react}';
   import { DefaultChatTransport } from '${sdk}';
   import { answers, openPage, rests } from './chat_page.mjs';
 
@@ -34,8 +35,9 @@ const script = `
   globalThis.load = (api, id, messages) => {
     globalThis.failures = [];
     const onError = (error) => failures.push(error.message);
-    const settings = { id, messages, resume: true, transport: new DefaultChatTransport({ api }), onError };
-    globalThis.chat = openPage({ React, createRoot }, () => useChat(settings));
+    const settings = { id, messages, transport: new DefaultChatTransport({ api }), onError };
+    const given = ${values['own-chat']} ? { chat: new Chat(settings) } : settings;
+    globalThis.chat = openPage({ React, createRoot }, () => useChat({ ...given, resume: true }));
   };
 `;
 const { outputFiles } = await build({

@@ -1,8 +1,10 @@
 // `useChat` of TanStack AI on a page, over fetchServerSentEvents, with its messages in localStorage. It resumes by itself.
 //
 //   --plan start    for each of --turns a thread of its own, <thread>-1 and so on: sends a message
-//   --plan reload   sends a message whose turn pauses (--pause); leaves the page when it has something of the answer, loads it
-//                   again, and lets the turn go on (POST --go) when the answer is there again
+//   --plan leave    sends a message whose turn pauses (--pause); notes what is in localStorage when something of the answer is
+//                   there, and stays until it is killed: a page that is reloaded runs no more code
+//   --plan join     loads the page with that in its localStorage (--storage), and lets the turn go on (POST --go) when the
+//                   answer streams again
 //
 // The report has an event per part of the assistant's messages of the last page: `id` is the thread's and the message's
 // place. An error is what the hook reports as one, or an answer that is no event stream.
@@ -16,6 +18,7 @@ const values = options({
   plan: { type: 'string', default: 'start' },
   turns: { type: 'string', default: '1' },
   pause: { type: 'string' },
+  storage: { type: 'string', default: '{}' },
   go: { type: 'string' },
 });
 const [React, { createRoot }, { fetchServerSentEvents, localStoragePersistence, useChat }] = await Promise.all(
@@ -23,6 +26,7 @@ const [React, { createRoot }, { fetchServerSentEvents, localStoragePersistence, 
 );
 const report = new Report('TanStack AI', versionOf('@tanstack/ai-react'), values);
 const { 'content-type': _, ...headers } = values.headers;
+for (const [key, value] of Object.entries(JSON.parse(values.storage))) localStorage.setItem(key, value);
 const forwardedProps = values.pause ? { pause: Number(values.pause) } : {};
 
 /** A fetch that counts event streams; that a connection is refused or cut is the library's affair. */
@@ -65,17 +69,21 @@ const plans = {
       report.note({ turn });
     }
   },
-  async reload() {
-    const before = load(values.thread);
-    ask(before);
-    await before.until(answers);
-    before.close();
+  async leave() {
     const page = load(values.thread);
-    const opens = report.opens;
-    await report.until(() => report.opens > opens);
-    await page.until((state) => state.isLoading && answers(state));
+    ask(page);
+    await page.until((state) => answers(state) && state.messages.at(-1).parts.some(({ type }) => type === 'text'));
+    report.note({ storage: JSON.stringify(localStorage) });
+    await new Promise(() => {});
+  },
+  async join() {
+    const page = load(values.thread);
+    await report.until(() => report.opens > 0);
+    await page.until(({ isLoading }) => isLoading);
     await fetch(values.go, { method: 'POST' });
-    tell(values.thread, await page.until(({ isLoading }) => !isLoading));
+    // Before it has joined the run, the page is quiet, too: it shows what was stored.
+    const answered = ({ messages }) => messages.at(-1).parts.some(({ type }) => type === 'text');
+    tell(values.thread, await page.until((state) => !state.isLoading && answered(state)));
   },
 };
 

@@ -4,18 +4,19 @@
 // POST /api/chat             {"id", "messages", "events": 20, "pace_ms": 5}: one text of `events` words, t1 t2 …
 //      "parts": true         before the text, reasoning and the call of a tool
 //      "pause": N            the model waits when it has sent N chunks, until it is told to go on
-// POST /go                   goes on with all turns that wait
+// POST /go                   goes on with all turns that wait, once there are any
 // POST /api/chat/<id>/stop   with --stops: aborts the turn of this chat, which then ends with an `abort` part
 // GET  /stats                {"started", "finished", "aborted", "waiting", "asked", "last_event_ids": []}
 //
 // `asked` counts requests for chats that are no starts. Pages of every origin may ask.
 //
-// Prints `listening 127.0.0.1:PORT`; ends on SIGTERM or when its standard input does.
+// --events and --pause are for bodies that do not say. Prints `listening 127.0.0.1:PORT`; ends on SIGTERM or when its standard input does.
 
 import { EventEmitter, once } from 'node:events';
 import { createServer } from 'node:http';
 import { json } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
 import {
   convertToModelMessages,
   isStepCount,
@@ -27,7 +28,11 @@ import {
 } from 'ai';
 import { MockLanguageModelV4 } from 'ai/test';
 
-const stops = process.argv.includes('--stops');
+const { values: given } = parseArgs({
+  options: { stops: { type: 'boolean' }, events: { type: 'string' }, pause: { type: 'string' } },
+});
+const { stops } = given;
+const defaults = { events: Number(given.events ?? 20), pause: given.pause && Number(given.pause) };
 const stats = { started: 0, finished: 0, aborted: 0, waiting: 0, asked: 0, last_event_ids: [] };
 const gate = new EventEmitter().setMaxListeners(0);
 const running = new Map(); // chat → what aborts its turn
@@ -67,6 +72,7 @@ function model(steps, pace, pause, signal) {
     for (const chunk of chunks) {
       if (sent === pause) {
         stats.waiting += 1;
+      gate.emit('waits');
         await once(gate, 'go', { signal }).catch(() => {});
         stats.waiting -= 1;
       } else if (pace) {
@@ -81,7 +87,7 @@ function model(steps, pace, pause, signal) {
 }
 
 async function chat(request, response) {
-  const { id, messages, events = 20, pace_ms: pace = 5, parts = false, pause } = await json(request);
+  const { id, messages, events, pace_ms: pace = 5, parts = false, pause } = { ...defaults, ...(await json(request)) };
   const turn = (stats.started += 1);
   const gone = new AbortController();
   response.on('close', () => {
@@ -102,6 +108,12 @@ async function chat(request, response) {
   await pipeUIMessageStreamToResponse({ response, stream: ui });
 }
 
+/** Whoever tells turns to go on may be ahead of them. */
+async function go() {
+  if (stats.waiting === 0) await once(gate, 'waits');
+  gate.emit('go');
+}
+
 const server = createServer((request, response) => {
   const { pathname } = new URL(request.url, 'http://localhost');
   if (request.headers['last-event-id']) stats.last_event_ids.push(request.headers['last-event-id']);
@@ -112,8 +124,7 @@ const server = createServer((request, response) => {
   } else if (pathname === '/stats') {
     response.setHeader('content-type', 'application/json').end(JSON.stringify(stats));
   } else if (pathname === '/go') {
-    gate.emit('go');
-    response.end();
+    go().then(() => response.end());
   } else if (stopped) {
     running.get(decodeURIComponent(stopped[1]))?.abort();
     response.end('stopping');

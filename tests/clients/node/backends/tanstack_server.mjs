@@ -3,10 +3,11 @@
 //
 // POST /chat   {"threadId", "runId", "forwardedProps": {"pause": N}}: two runs, a tool's and the answer's. With `pause` it
 //              waits when it has sent N chunks, until it is told to go on
-// POST /go     goes on with all turns that wait
+// POST /go     goes on with all turns that wait, once there are any
 // GET  /stats  {"started", "finished", "aborted", "waiting", "asked", "last_event_ids": []}
 //
-// With --own-runs it does not call runs as the client does. `asked` counts requests for the chat that are no starts. Pages of every origin may ask.
+// With --own-runs it does not call runs as the client does; --pause is for bodies that do not say. `asked` counts requests
+// for the chat that are no starts. Pages of every origin may ask.
 //
 // Prints `listening 127.0.0.1:PORT`; ends on SIGTERM or when its standard input does.
 
@@ -14,15 +15,16 @@ import { EventEmitter, once } from 'node:events';
 import { createServer } from 'node:http';
 import { Readable } from 'node:stream';
 import { json } from 'node:stream/consumers';
+import { parseArgs } from 'node:util';
 import { toServerSentEventsResponse } from '@tanstack/ai';
 
-const ownRuns = process.argv.includes('--own-runs');
+const { values: given } = parseArgs({ options: { 'own-runs': { type: 'boolean' }, pause: { type: 'string' } } });
 const stats = { started: 0, finished: 0, aborted: 0, waiting: 0, asked: 0, last_event_ids: [] };
 const gate = new EventEmitter().setMaxListeners(0);
 
 /** An agent's turn: it thinks, calls a tool of the server, gets the result and answers. */
 function turn({ threadId, runId }, number) {
-  const run = { threadId, runId: ownRuns ? `backend-run-${number}` : runId };
+  const run = { threadId, runId: given['own-runs'] ? `backend-run-${number}` : runId };
   const text = { messageId: `message-${number}` };
   const why = { messageId: `why-${number}` };
   const call = { toolCallId: `call-${number}` };
@@ -50,6 +52,7 @@ async function* say(chunks, pause, signal) {
   for (const [sent, chunk] of chunks.entries()) {
     if (sent === pause) {
       stats.waiting += 1;
+      gate.emit('waits');
       await once(gate, 'go', { signal }).catch(() => {});
       stats.waiting -= 1;
     }
@@ -68,10 +71,16 @@ async function chat(request, response) {
     abortController.abort();
   });
   response.on('finish', () => (stats.finished += 1));
-  const stream = say(turn(input, stats.started), input.forwardedProps?.pause, abortController.signal);
+  const stream = say(turn(input, stats.started), input.forwardedProps?.pause ?? (given.pause && Number(given.pause)), abortController.signal);
   const answer = toServerSentEventsResponse(stream, { abortController });
   response.writeHead(answer.status, Object.fromEntries(answer.headers));
   Readable.fromWeb(answer.body).on('error', (error) => response.destroy(error)).pipe(response);
+}
+
+/** Whoever tells turns to go on may be ahead of them. */
+async function go() {
+  if (stats.waiting === 0) await once(gate, 'waits');
+  gate.emit('go');
 }
 
 const server = createServer((request, response) => {
@@ -84,8 +93,7 @@ const server = createServer((request, response) => {
   } else if (pathname === '/stats') {
     response.setHeader('content-type', 'application/json').end(JSON.stringify(stats));
   } else if (pathname === '/go') {
-    gate.emit('go');
-    response.end();
+    go().then(() => response.end());
   } else if (pathname === '/chat' && request.method === 'POST') {
     chat(request, response).catch((error) => response.destroy(error));
   } else {
