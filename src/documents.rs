@@ -263,7 +263,10 @@ fn configurations_in_documents_are_good() {
         for fence in fences(&text, "toml") {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("holdover.toml");
-            std::fs::write(&file, &fence).unwrap();
+            // Readers have a backend already: a page on something else need not repeat it.
+            let backend = "[upstream]\nurl = \"http://127.0.0.1:8000\"\n";
+            let backend = if fence.contains("[upstream]") { "" } else { backend };
+            std::fs::write(&file, [backend, &fence].concat()).unwrap();
             let sources = config::Sources {
                 file: Some((file, config::Origin::Flag("--config"))),
                 environment: Vec::new(),

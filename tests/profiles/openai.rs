@@ -16,8 +16,11 @@ const CANCEL: &str = "/v1/responses/resp_1/cancel";
 /// Turns do not outlive a shutdown for long.
 const DRAIN: &str = "[drain]\nmax = \"200ms\"\n";
 
+/// Names of drivers, and how each is started.
+type Drivers = [(&'static str, Box<dyn Fn() -> Script>); 3];
+
 /// The drivers of all versions for this API.
-fn scripts(node: &'static str, python: &'static str) -> [(&'static str, Box<dyn Fn() -> Script>); 3] {
+fn scripts(node: &'static str, python: &'static str) -> Drivers {
     [
         ("node 6", Box::new(move || Script::node(node).args(["--major", "6"]))),
         ("node 7", Box::new(move || Script::node(node).args(["--major", "7"]))),
@@ -25,11 +28,11 @@ fn scripts(node: &'static str, python: &'static str) -> [(&'static str, Box<dyn 
     ]
 }
 
-fn responses() -> [(&'static str, Box<dyn Fn() -> Script>); 3] {
+fn responses() -> Drivers {
     scripts("openai_responses.mjs", "openai_responses.py")
 }
 
-fn chats() -> [(&'static str, Box<dyn Fn() -> Script>); 3] {
+fn chats() -> Drivers {
     scripts("openai.mjs", "openai_client.py")
 }
 
