@@ -94,9 +94,11 @@ async fn any_start_index_has_its_answer() {
         assert_eq!(asked(format!("/api/chat/{run}/stream?startIndex={past}")).await, 410, "{past}");
     }
     assert_eq!(asked("/api/chat/abcdefghijklmnopqrstuvwxyz23/stream?startIndex=0".to_owned()).await, 404);
-    assert_eq!(asked("/api/chat/a-chat/stream?startIndex=0".to_owned()).await, 404);
-    backend.counts(1, 1, 0).await;
     assert_eq!(backend.stats().await["asked"], 0);
+    // A run that the backend named is the backend's to find.
+    assert_eq!(asked("/api/chat/wrun_1/stream?startIndex=0".to_owned()).await, 404);
+    assert_eq!(backend.stats().await["asked"], 1);
+    backend.counts(1, 1, 0).await;
 }
 
 /// A page that is left in mid-turn and loaded again.
