@@ -112,10 +112,10 @@ impl Inner {
             self.own.unlist_all();
         }
         let mut enlist = pipe();
-        enlist.cmd("ZADD").arg(keys.nodes()).arg(now()).arg(&*self.node.0).ignore();
+        enlist.cmd("ZADD").arg(keys.nodes()).arg(now()).arg(&*self.node.0);
         let unlisted = self.own.unlisted();
         if !unlisted.is_empty() {
-            enlist.cmd("SADD").arg(keys.turns_of(&self.node)).ignore();
+            enlist.cmd("SADD").arg(keys.turns_of(&self.node));
             unlisted.iter().for_each(|id| {
                 enlist.arg(id.as_str());
             });
@@ -170,8 +170,9 @@ impl Inner {
         }
         // Last, so that a reaper that dies halfway leaves the rest to another one.
         let mut forget = pipe();
-        forget.cmd("DEL").arg(self.keys.turns_of(node)).arg(self.keys.reaper(node)).ignore();
-        forget.cmd("ZREM").arg(self.keys.nodes()).arg(&*node.0).ignore();
+        forget.cmd("DEL").arg(self.keys.turns_of(node));
+        forget.cmd("DEL").arg(self.keys.reaper(node));
+        forget.cmd("ZREM").arg(self.keys.nodes()).arg(&*node.0);
         self.link.call::<()>("reap", Lane::Commands, &forget).await?;
         self.sightings.forget(node);
         tracing::warn!(%node, turns = ended, "a node is gone: its running turns ended as interrupted");
@@ -203,7 +204,7 @@ impl Inner {
         }
         let Some(since) = self.sightings.note(node, self.is_there(node).await?) else { return Ok(false) };
         // Less than a beat, or else the next look at it would often come a moment too early.
-        Ok(since.elapsed() >= self.beat_interval() * 3 / 4 && self.link.is_steady())
+        Ok(since.elapsed() >= self.beat_interval() * 3 / 4 && self.link.is_steady(&self.keys.node(node)))
     }
 
     /// Whether a node's sign of life is there.
