@@ -17,7 +17,7 @@ use super::{
     connection::{Link, Status},
     jitter,
     map::{Connected, Map, Share},
-    server::ServerInfo,
+    server::{ServerInfo, try_scripts},
     slots::{Range, SLOTS, read_slots},
 };
 
@@ -228,16 +228,20 @@ impl Link {
             let mut commands = client.get_multiplexed_async_connection_with_config(config).await?;
             let bulk = client.get_multiplexed_async_connection_with_config(config).await?;
             let info: Value = cmd("INFO").query_async(&mut commands).await?;
-            RedisResult::Ok((commands, bulk, String::from_redis_value(info)?))
+            let info = ServerInfo::parse(&String::from_redis_value(info)?);
+            let fit = match info.check() {
+                Ok(()) => try_scripts(&mut commands).await?,
+                unfit => unfit,
+            };
+            RedisResult::Ok((commands, bulk, info, fit))
         };
-        // Two connections and one command: each has its own limit, and all together this one.
+        // Two connections and few commands: each has its own limit, and all together this one.
         let connected = timeout(self.connect_timeout * 2 + self.command_timeout, connect).await;
-        let (commands, bulk, info) = match connected {
+        let (commands, bulk, info, fit) = match connected {
             Ok(connected) => connected.map_err(|error| self.name_in_cluster(address, error.to_string()))?,
             Err(_) => return Err(self.name_in_cluster(address, "connecting took too long".to_owned())),
         };
-        let info = ServerInfo::parse(&info);
-        info.check().map_err(|unfit| self.name_in_cluster(address, unfit.to_string()))?;
+        fit.map_err(|unfit| self.name_in_cluster(address, unfit.to_string()))?;
         Ok(Connected {
             client: client.clone(),
             address: address.to_owned(),

@@ -174,6 +174,29 @@ async fn an_unfit_server_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_server_without_scripts_is_told_and_waited_for() {
+    let server = Server::start(&[]);
+    server.command::<()>(&["ACL", "SETUSER", "default", "-evalsha"]).await;
+    let store = connect(&NodeId("node".into()), settings(&server));
+    let told = async |store: &RedisStore| store.health().await.detail.contains("allow EVAL and EVALSHA");
+    eventually("the missing right is told", async || told(&store).await).await;
+    server.command::<()>(&["ACL", "SETUSER", "default", "+evalsha"]).await;
+    connected(&*store).await;
+
+    let renamed = Server::start(&["--rename-command", "EVAL", "hidden"]);
+    let store = connect(&NodeId("node".into()), settings(&renamed));
+    eventually("the missing command is told", async || told(&store).await).await;
+}
+
+#[tokio::test]
+async fn a_server_that_evicts_is_told_of() {
+    let server = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let home = node("home", settings(&server)).await;
+    let health = home.store.health().await;
+    assert!(health.ok && health.detail.contains("set it to noeviction"), "{health:?}");
+}
+
+#[tokio::test]
 async fn a_master_that_becomes_a_replica_is_left() {
     let server = Server::start(&[]);
     let home = node("home", settings(&server)).await;
