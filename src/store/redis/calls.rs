@@ -24,15 +24,7 @@ impl TurnStore for RedisStore {
         // Before it is claimed: if the reply is lost and nobody asks again, the claim is taken back with the log.
         own.insert(record, log);
         for _ in 0..ATTEMPTS {
-            let start = START
-                .on(&keys.turn_and_session(id, key))
-                .arg(&*record.epoch.0)
-                .arg(id.as_str())
-                .arg(self.inner.running_ttl())
-                .arg(mode)
-                .arg(over.as_ref().map_or("", TurnId::as_str))
-                .arg(record.started_at)
-                .arg(meta::start_fields(record));
+            let start = self.inner.claim_call(record, mode, over.as_ref());
             // The set is a hint for reapers and may name too many turns, so it need not wait for the script.
             let (reply, enlisted) = tokio::join!(
                 link.call::<Reply>("start", Lane::Commands, &start),
@@ -41,6 +33,7 @@ impl TurnStore for RedisStore {
             let reply = reply?;
             match reply.code() {
                 Some(1) => {
+                    own.set_claimed(record);
                     if enlisted.is_ok() {
                         own.set_listed(&[*id]);
                     }

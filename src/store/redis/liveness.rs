@@ -78,6 +78,9 @@ impl Inner {
     pub(super) async fn live(&self) {
         let mut status = self.link.status();
         let mut tick = interval(self.beat_interval());
+        // The connection that the last beat took, and whether Redis may have forgotten something since the first.
+        let mut beaten = None;
+        let mut doubtful = false;
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -89,12 +92,19 @@ impl Inner {
                 }
             }
             self.mirrors.sweep();
-            if status.borrow_and_update().generation().is_none() {
+            let generation = status.borrow_and_update().generation();
+            if generation.is_none() {
                 continue;
             }
             let lived = async {
-                self.beat().await?;
+                let anew = self.beat().await?;
+                doubtful |= beaten.is_some() && (anew || beaten != generation);
+                beaten = generation;
                 self.end_abandoned().await?;
+                if doubtful {
+                    self.rewrite_own().await?;
+                    doubtful = false;
+                }
                 self.reap_dead().await
             };
             if let Err(error) = lived.await {
@@ -103,7 +113,8 @@ impl Inner {
         }
     }
 
-    async fn beat(&self) -> Result<(), StoreError> {
+    /// Renews the sign of life. `true`: Redis did not have it any more.
+    async fn beat(&self) -> Result<bool, StoreError> {
         let keys = &self.keys;
         let lease = millis(self.settings.lease);
         let renewed: u64 =
@@ -122,7 +133,7 @@ impl Inner {
         }
         self.link.call::<()>("beat", Lane::Commands, &enlist).await?;
         self.own.set_listed(&unlisted);
-        Ok(())
+        Ok(renewed == 0)
     }
 
     /// Ends own turns that nobody records any more: their recorder gave up, or its end could not be written.

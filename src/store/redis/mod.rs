@@ -8,7 +8,7 @@
 //! * `map`, `slots`, `request`: which server of a cluster a call is for.
 //! * `liveness`: signs of life, and the end of dead nodes' turns.
 //! * `inbox`, `message`, `mirror`: how followers on other nodes are served.
-//! * `own`: which turns this node owns.
+//! * `own`, `rewrite`: which turns this node owns, and how Redis is told again what it forgot of them.
 //!
 //! Nothing but the scripts' epoch decides who may write; everything else may be late, lost or wrong.
 
@@ -25,6 +25,7 @@ mod meta;
 mod mirror;
 mod own;
 mod request;
+mod rewrite;
 mod scripts;
 mod server;
 mod settings;
@@ -49,7 +50,7 @@ use self::{
     meta::Meta,
     mirror::Mirrors,
     own::OwnTurns,
-    scripts::{APPEND, DISCARD, FINISH, HEAD, START, STOP},
+    scripts::{APPEND, DISCARD, FINISH, HEAD, STOP},
     settings::Servers,
 };
 pub use self::{

@@ -123,9 +123,11 @@ async fn a_turn_and_an_inbox_move_to_another_server() {
     cluster.move_key(&blocks, from, to).await;
     keep_at_last(&owner).await;
     read_until(&log, 0, |read| read == b"abc").await;
-    owner.keep(&["d"]).await;
+    owner.push(&["d"]);
+    keep_at_last(&owner).await;
     cluster.end_move(&meta, from, to).await;
-    owner.keep(&["e"]).await;
+    owner.push(&["e"]);
+    keep_at_last(&owner).await;
     read_until(&log, 0, |read| read == b"abcde").await;
 
     // Letters still arrive when the inbox's name is another server's, be it before or after it is opened again.
