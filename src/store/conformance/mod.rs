@@ -33,7 +33,14 @@ pub(super) struct Fixture {
 }
 
 /// Makes a `#[tokio::test]` of every promise; `$build` makes a [`Fixture`] that keeps ended turns for the given time.
+/// With `together`, all promises are judged at once in the calling test, where servers take long to start; `$build` is
+/// then told the promise's name, too.
 macro_rules! conformance {
+    (together $build:ident: $($promise:ident)*) => {
+        tokio::join!($($crate::store::conformance::$promise(
+            async |retain| $build(stringify!($promise), retain).await
+        )),*);
+    };
     ($build:path: $($promise:ident)*) => {
         $(
             #[tokio::test]
@@ -42,9 +49,9 @@ macro_rules! conformance {
             }
         )*
     };
-    ($build:path) => {
+    ($($how:tt)+) => {
         $crate::store::conformance::conformance! {
-            $build:
+            $($how)+:
             blocks_come_back_byte_for_byte
             a_megabyte_block_comes_back
             a_batch_that_follows_on_something_else_is_refused

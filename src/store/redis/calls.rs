@@ -24,15 +24,7 @@ impl TurnStore for RedisStore {
         // Before it is claimed: if the reply is lost and nobody asks again, the claim is taken back with the log.
         own.insert(record, log);
         for _ in 0..ATTEMPTS {
-            let start = START
-                .on(&keys.turn_and_session(id, key))
-                .arg(&*record.epoch.0)
-                .arg(id.as_str())
-                .arg(self.inner.running_ttl())
-                .arg(mode)
-                .arg(over.as_ref().map_or("", TurnId::as_str))
-                .arg(record.started_at)
-                .arg(meta::start_fields(record));
+            let start = self.inner.claim_call(record, mode, over.as_ref());
             // The set is a hint for reapers and may name too many turns, so it need not wait for the script.
             let (reply, enlisted) = tokio::join!(
                 link.call::<Reply>("start", Lane::Commands, &start),
@@ -41,6 +33,7 @@ impl TurnStore for RedisStore {
             let reply = reply?;
             match reply.code() {
                 Some(1) => {
+                    own.set_claimed(record);
                     if enlisted.is_ok() {
                         own.set_listed(&[*id]);
                     }
@@ -194,10 +187,10 @@ impl TurnStore for RedisStore {
     async fn claim(&self, key: &Digest, value: &TurnId, ttl: Duration) -> Result<TurnId, StoreError> {
         let key = self.inner.keys.note(key);
         let mut claim = pipe();
-        claim.cmd("SET").arg(&key).arg(value.as_str()).arg("NX").arg("PX").arg(millis(ttl).max(1)).ignore();
+        claim.cmd("SET").arg(&key).arg(value.as_str()).arg("NX").arg("PX").arg(millis(ttl).max(1));
         claim.cmd("GET").arg(&key);
         for _ in 0..ATTEMPTS {
-            let (there,): (Option<String>,) = self.inner.link.call("claim", Lane::Commands, &claim).await?;
+            let (_, there): (Value, Option<String>) = self.inner.link.call("claim", Lane::Commands, &claim).await?;
             // What was there may have expired between the two.
             if let Some(there) = there {
                 return read_turn(there.as_bytes());
@@ -243,31 +236,7 @@ impl TurnStore for RedisStore {
     }
 
     async fn health(&self) -> Health {
-        let link = &self.inner.link;
-        let name = link.name();
-        let status = link.status().borrow().clone();
-        if let Status::Down(why) = status {
-            let detail = format!("Redis at {name} cannot be used: {why}. Running turns go on from memory.");
-            return Health { ok: false, detail };
-        }
-        let info = match link.call::<String>("health", Lane::Commands, &cmd("INFO")).await {
-            Ok(info) => ServerInfo::parse(&info),
-            Err(error) => return Health { ok: false, detail: format!("Redis at {name} does not answer: {error}") },
-        };
-        let mut detail = format!("Redis {} at {name}", info.version);
-        if let Some((used, limit)) = info.memory() {
-            detail.push_str(&format!(", {used} of {limit} bytes in use"));
-            if used >= limit {
-                detail
-                    .push_str(": it is full and refuses new blocks; raise maxmemory or shorten store.retain_after_end");
-                return Health { ok: false, detail };
-            }
-        }
-        if let Some(warning) = info.warning() {
-            detail.push_str("; ");
-            detail.push_str(&warning);
-        }
-        Health { ok: true, detail }
+        self.inner.health().await
     }
 
     /// Nothing of a turn's blocks is held here.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use redis::{aio::PubSubStream, cmd, pipe};
+use redis::{cmd, pipe};
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, sleep},
@@ -12,9 +12,10 @@ use tokio::{
 
 use super::{
     Inner,
-    connection::{BACKOFF, Lane},
+    connection::{Lane, Subscription},
     jitter,
     message::{Frame, Message},
+    supervisor::BACKOFF,
 };
 use crate::{
     sse::TurnId,
@@ -66,10 +67,10 @@ impl Inner {
             }
             let mut pipeline = pipe();
             for (node, message) in merged(batch.iter()) {
-                pipeline.cmd("PUBLISH").arg(self.keys.inbox(node)).arg(message.encode()).ignore();
+                pipeline.cmd("PUBLISH").arg(self.keys.inbox(node)).arg(message.encode());
             }
             for id in batch.iter().filter_map(|letter| if let Letter::Unlist(id) = letter { Some(id) } else { None }) {
-                pipeline.cmd("SREM").arg(self.keys.turns_of(&self.node)).arg(id.as_str()).ignore();
+                pipeline.cmd("SREM").arg(self.keys.turns_of(&self.node)).arg(id.as_str());
             }
             if let Err(error) = self.link.call::<()>("publish", Lane::Commands, &pipeline).await {
                 tracing::debug!(%error, "letters to other nodes are lost; they find in the store what these said");
@@ -81,11 +82,14 @@ impl Inner {
     pub(super) async fn receive(&self) {
         let channel = self.keys.inbox(&self.node);
         let mut wait = BACKOFF.0;
+        let mut status = self.link.status();
         loop {
+            // The sender lives as long as the link.
+            let _ = status.wait_for(|status| status.generation().is_some()).await;
             match self.link.subscribe(&channel).await {
-                Ok((_sink, stream)) => {
+                Ok(subscription) => {
                     wait = BACKOFF.0;
-                    self.read_inbox(&channel, stream).await;
+                    self.read_inbox(&channel, subscription).await;
                     tracing::debug!("the inbox is closed; opening it again");
                 }
                 Err(error) => tracing::debug!(%error, "the inbox cannot be opened"),
@@ -95,20 +99,26 @@ impl Inner {
         }
     }
 
-    /// Reads until the connection breaks or messages stop arriving.
-    async fn read_inbox(&self, channel: &str, mut stream: PubSubStream) {
+    /// Reads until the connection breaks, messages stop arriving, or they are sent to another server.
+    async fn read_inbox(&self, channel: &str, mut subscription: Subscription) {
+        let mut status = self.link.status();
         let mut tick = interval(ECHO);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut nonce, mut echoed) = (0, 0);
         let mut fresh = true;
         loop {
             tokio::select! {
-                message = stream.next() => {
+                message = subscription.stream.next() => {
                     let Some(message) = message else { return };
                     match Message::decode(Bytes::copy_from_slice(message.get_payload_bytes())) {
                         Ok(Message::Echo(n)) => echoed = n,
                         Ok(message) => self.obey(message),
                         Err(error) => tracing::warn!(%error, "a message from another node is unreadable"),
+                    }
+                }
+                Ok(()) = status.changed() => {
+                    if status.borrow_and_update().generation().is_some() && !self.link.is_current(channel, &subscription) {
+                        return;
                     }
                 }
                 _ = tick.tick() => {

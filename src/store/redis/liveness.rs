@@ -78,6 +78,9 @@ impl Inner {
     pub(super) async fn live(&self) {
         let mut status = self.link.status();
         let mut tick = interval(self.beat_interval());
+        // The connection that the last beat took, and whether Redis may have forgotten something since the first.
+        let mut beaten = None;
+        let mut doubtful = false;
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -89,12 +92,19 @@ impl Inner {
                 }
             }
             self.mirrors.sweep();
-            if status.borrow_and_update().generation().is_none() {
+            let generation = status.borrow_and_update().generation();
+            if generation.is_none() {
                 continue;
             }
             let lived = async {
-                self.beat().await?;
+                let anew = self.beat().await?;
+                doubtful |= beaten.is_some() && (anew || beaten != generation);
+                beaten = generation;
                 self.end_abandoned().await?;
+                if doubtful {
+                    self.rewrite_own().await?;
+                    doubtful = false;
+                }
                 self.reap_dead().await
             };
             if let Err(error) = lived.await {
@@ -103,7 +113,8 @@ impl Inner {
         }
     }
 
-    async fn beat(&self) -> Result<(), StoreError> {
+    /// Renews the sign of life. `true`: Redis did not have it any more.
+    async fn beat(&self) -> Result<bool, StoreError> {
         let keys = &self.keys;
         let lease = millis(self.settings.lease);
         let renewed: u64 =
@@ -112,17 +123,17 @@ impl Inner {
             self.own.unlist_all();
         }
         let mut enlist = pipe();
-        enlist.cmd("ZADD").arg(keys.nodes()).arg(now()).arg(&*self.node.0).ignore();
+        enlist.cmd("ZADD").arg(keys.nodes()).arg(now()).arg(&*self.node.0);
         let unlisted = self.own.unlisted();
         if !unlisted.is_empty() {
-            enlist.cmd("SADD").arg(keys.turns_of(&self.node)).ignore();
+            enlist.cmd("SADD").arg(keys.turns_of(&self.node));
             unlisted.iter().for_each(|id| {
                 enlist.arg(id.as_str());
             });
         }
         self.link.call::<()>("beat", Lane::Commands, &enlist).await?;
         self.own.set_listed(&unlisted);
-        Ok(())
+        Ok(renewed == 0)
     }
 
     /// Ends own turns that nobody records any more: their recorder gave up, or its end could not be written.
@@ -170,8 +181,9 @@ impl Inner {
         }
         // Last, so that a reaper that dies halfway leaves the rest to another one.
         let mut forget = pipe();
-        forget.cmd("DEL").arg(self.keys.turns_of(node)).arg(self.keys.reaper(node)).ignore();
-        forget.cmd("ZREM").arg(self.keys.nodes()).arg(&*node.0).ignore();
+        forget.cmd("DEL").arg(self.keys.turns_of(node));
+        forget.cmd("DEL").arg(self.keys.reaper(node));
+        forget.cmd("ZREM").arg(self.keys.nodes()).arg(&*node.0);
         self.link.call::<()>("reap", Lane::Commands, &forget).await?;
         self.sightings.forget(node);
         tracing::warn!(%node, turns = ended, "a node is gone: its running turns ended as interrupted");
@@ -203,7 +215,7 @@ impl Inner {
         }
         let Some(since) = self.sightings.note(node, self.is_there(node).await?) else { return Ok(false) };
         // Less than a beat, or else the next look at it would often come a moment too early.
-        Ok(since.elapsed() >= self.beat_interval() * 3 / 4 && self.link.is_steady())
+        Ok(since.elapsed() >= self.beat_interval() * 3 / 4 && self.link.is_steady(&self.keys.node(node)))
     }
 
     /// Whether a node's sign of life is there.

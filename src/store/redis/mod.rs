@@ -4,26 +4,33 @@
 //! the owner's epoch and the last seq (`scripts`). Nothing of a turn's blocks is kept in this process: what Redis
 //! forgets, the turn's recorder writes again.
 //!
-//! * `connection`: one task keeps the connection; calls never wait for it.
+//! * `connection`, `supervisor`: one task keeps the connection; calls never wait for it.
+//! * `map`, `slots`, `request`: which server of a cluster a call is for.
 //! * `liveness`: signs of life, and the end of dead nodes' turns.
 //! * `inbox`, `message`, `mirror`: how followers on other nodes are served.
-//! * `own`: which turns this node owns.
+//! * `own`, `rewrite`: which turns this node owns, and how Redis is told again what it forgot of them.
 //!
 //! Nothing but the scripts' epoch decides who may write; everything else may be late, lost or wrong.
 
 mod calls;
 mod codec;
 mod connection;
+mod health;
 mod inbox;
 mod keys;
 mod liveness;
+mod map;
 mod message;
 mod meta;
 mod mirror;
 mod own;
+mod request;
+mod rewrite;
 mod scripts;
 mod server;
 mod settings;
+mod slots;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +42,7 @@ use tokio::{sync::mpsc, task::AbortHandle};
 
 use self::{
     codec::{Unreadable, encode_blocks, encode_head},
-    connection::{Lane, Link, Status},
+    connection::{Lane, Link},
     inbox::{Letter, OUTBOX, frame_to, wish_of},
     keys::Keys,
     liveness::{Sightings, millis},
@@ -43,8 +50,7 @@ use self::{
     meta::Meta,
     mirror::Mirrors,
     own::OwnTurns,
-    scripts::{APPEND, DISCARD, FINISH, HEAD, START, STOP},
-    server::ServerInfo,
+    scripts::{APPEND, DISCARD, FINISH, HEAD, STOP},
     settings::Servers,
 };
 pub use self::{

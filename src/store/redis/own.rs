@@ -26,6 +26,8 @@ pub(super) struct OwnTurns {
 struct OwnTurn {
     epoch: Epoch,
     session: Option<Digest>,
+    /// What it was claimed with, once it is.
+    claim: Option<TurnRecord>,
     /// Gone when nobody records the turn any more.
     log: Weak<Log>,
     /// Whether the node's set of turns has it.
@@ -41,7 +43,23 @@ impl OwnTurns {
         let watchers = turns.remove(&record.id).map(|turn| turn.watchers).unwrap_or_default();
         let session = record.session.as_ref().map(|session| session.key);
         let log = Arc::downgrade(log);
-        turns.insert(record.id, OwnTurn { epoch: record.epoch.clone(), session, log, listed: false, watchers });
+        turns.insert(
+            record.id,
+            OwnTurn { epoch: record.epoch.clone(), session, claim: None, log, listed: false, watchers },
+        );
+    }
+
+    /// Notes that the store has taken a claim.
+    pub(super) fn set_claimed(&self, record: &TurnRecord) {
+        if let Some(turn) = self.lock().get_mut(&record.id) {
+            turn.claim = Some(record.clone());
+        }
+    }
+
+    /// The turns that are recorded, as they were claimed, and their logs.
+    pub(super) fn claimed(&self) -> Vec<(TurnRecord, Arc<Log>)> {
+        let turns = self.lock();
+        turns.values().filter_map(|turn| Some((turn.claim.clone()?, turn.log.upgrade()?))).collect()
     }
 
     /// Forgets a turn; `None` if it is not of `epoch`. Returns who watched it.

@@ -5,9 +5,9 @@
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, RedisResult, ToRedisArgs, Value, aio::MultiplexedConnection, cmd};
+use redis::{Cmd, ToRedisArgs, cmd};
 
-use super::connection::Request;
+use super::request::Request;
 
 macro_rules! scripts {
     ($($name:ident = $file:literal;)*) => {
@@ -63,9 +63,15 @@ impl Invocation {
         self.by_hash.arg(arg);
         self
     }
+}
+
+impl Request for Invocation {
+    fn commands(&self) -> Vec<&Cmd> {
+        vec![&self.by_hash]
+    }
 
     /// The same call with the script's text, for a server that does not have it: it was restarted, or replaced.
-    fn with_source(&self) -> Cmd {
+    fn with_source(&self) -> Option<Cmd> {
         let mut whole = cmd("EVAL");
         whole.arg(self.script.source);
         for arg in self.by_hash.args_iter().skip(2) {
@@ -73,19 +79,6 @@ impl Invocation {
                 whole.arg(bytes);
             }
         }
-        whole
-    }
-}
-
-impl Request for Invocation {
-    async fn send(&self, connection: &mut MultiplexedConnection) -> RedisResult<Value> {
-        match connection.send_packed_command(&self.by_hash).await {
-            Err(error) if error.code() == Some("NOSCRIPT") => connection.send_packed_command(&self.with_source()).await,
-            // A reply that is an error may also come as a value.
-            Ok(Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
-                connection.send_packed_command(&self.with_source()).await
-            }
-            reply => reply,
-        }
+        Some(whole)
     }
 }

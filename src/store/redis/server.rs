@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use redis::{RedisResult, aio::MultiplexedConnection};
+
 /// The oldest version that has `XADD … NOMKSTREAM`.
 const OLDEST: (u32, u32) = (6, 2);
 
@@ -27,6 +29,21 @@ pub(super) enum Unfit {
     Role(String),
     #[error("the server is loading its data")]
     Loading,
+    #[error("the server runs no Lua scripts for this user ({0}): allow EVAL and EVALSHA under their own names")]
+    Scripts(String),
+}
+
+/// Runs a script that does nothing, both ways. An error that says that scripts are refused for good is an [`Unfit`].
+pub(super) async fn try_scripts(connection: &mut MultiplexedConnection) -> RedisResult<Result<(), Unfit>> {
+    let script = redis::Script::new("return 1");
+    for mut call in [redis::cmd("EVAL").arg("return 1").take(), redis::cmd("EVALSHA").arg(script.get_hash()).take()] {
+        if let Err(error) = call.arg(0).query_async::<i64>(connection).await {
+            let text = error.to_string();
+            let refused = error.code() == Some("NOPERM") || text.contains("unknown command");
+            return if refused { Ok(Err(Unfit::Scripts(text))) } else { Err(error) };
+        }
+    }
+    Ok(Ok(()))
 }
 
 impl ServerInfo {

@@ -50,9 +50,9 @@ pub struct Settings {
 /// Why a store cannot even begin to connect. Waiting does not mend it.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// `store.cluster` is set.
-    #[error("store.cluster: Redis Cluster is not supported yet; use one server, or sentinels")]
-    Cluster,
+    /// `store.cluster` is set, but the URL cannot be one of a cluster.
+    #[error("store.cluster: {0}")]
+    Cluster(&'static str),
     /// The prefix would decide in which cluster slot keys are.
     #[error("store.prefix: must not contain `{{` or `}}`")]
     Prefix,
@@ -92,6 +92,8 @@ enum Topology {
     Single(Client),
     /// Sentinels know which one it is now.
     Sentinel { sentinels: Vec<Client>, master: String },
+    /// Each server of a cluster knows all others.
+    Cluster(Vec<Client>),
 }
 
 /// The servers, and how a connection to them is made.
@@ -112,9 +114,6 @@ struct Tls {
 
 impl Servers {
     pub(super) fn from(settings: &Settings) -> Result<Self, SettingsError> {
-        if settings.cluster {
-            return Err(SettingsError::Cluster);
-        }
         if settings.prefix.contains(['{', '}']) {
             return Err(SettingsError::Prefix);
         }
@@ -136,6 +135,15 @@ impl Servers {
         let tcp =
             |(host, port): &(String, u16), login| client(tcp_address(host, *port, tls.as_ref()), login, tls.as_ref());
         let topology = match url.scheme {
+            RedisScheme::Tcp | RedisScheme::Tls if settings.cluster => {
+                if url.database != 0 {
+                    return Err(SettingsError::Cluster("a cluster has database 0 only"));
+                }
+                Topology::Cluster(url.hosts.iter().map(|host| tcp(host, &login)).collect::<Result<_, _>>()?)
+            }
+            _ if settings.cluster => {
+                return Err(SettingsError::Cluster("a cluster is reached by redis:// or rediss://"));
+            }
             RedisScheme::Unix => {
                 let path = url.socket.clone().ok_or(SettingsError::Url("the path of a socket file is missing"))?;
                 Topology::Single(client(ConnectionAddr::Unix(path), &login, None)?)
@@ -155,11 +163,13 @@ impl Servers {
         Ok(Self { topology, login, tls, config, name: name(url).into() })
     }
 
-    /// The server that takes writes now.
+    /// The server that takes writes now, where there is one for all keys.
     pub(super) async fn master(&self) -> Result<Client, RedisError> {
         let (sentinels, master) = match &self.topology {
             Topology::Single(client) => return Ok(client.clone()),
-            Topology::Sentinel { sentinels, master } => (sentinels, master),
+            Topology::Sentinel { sentinels, master } => (sentinels.as_slice(), master.as_str()),
+            // It has one per slot.
+            Topology::Cluster(_) => (&[][..], ""),
         };
         let mut last = RedisError::from((redis::ErrorKind::InvalidClientConfig, "no sentinel is named"));
         for sentinel in sentinels {
@@ -170,17 +180,7 @@ impl Servers {
                 question.query_async::<Option<(String, u16)>>(&mut connection).await
             };
             match asked.await {
-                Ok(Some((host, port))) => {
-                    let address = tcp_address(&host, port, self.tls.as_ref());
-                    return client(address, &self.login, self.tls.as_ref()).map_err(|error| match error {
-                        SettingsError::Certificates(error) => error,
-                        other => RedisError::from((
-                            redis::ErrorKind::InvalidClientConfig,
-                            "the master cannot be used",
-                            other.to_string(),
-                        )),
-                    });
-                }
+                Ok(Some((host, port))) => return self.client_at(&host, port),
                 Ok(None) => {
                     last = RedisError::from((redis::ErrorKind::InvalidClientConfig, "no sentinel knows the master"));
                 }
@@ -188,6 +188,27 @@ impl Servers {
             }
         }
         Err(last)
+    }
+
+    /// The server at this address.
+    pub(super) fn client_at(&self, host: &str, port: u16) -> Result<Client, RedisError> {
+        let address = tcp_address(host, port, self.tls.as_ref());
+        client(address, &self.login, self.tls.as_ref()).map_err(|error| match error {
+            SettingsError::Certificates(error) => error,
+            other => RedisError::from((
+                redis::ErrorKind::InvalidClientConfig,
+                "the server cannot be used",
+                other.to_string(),
+            )),
+        })
+    }
+
+    /// The servers by which a cluster is found, if it is one.
+    pub(super) fn seeds(&self) -> Option<&[Client]> {
+        match &self.topology {
+            Topology::Cluster(seeds) => Some(seeds),
+            _ => None,
+        }
     }
 
     /// How connections are set up.
@@ -282,7 +303,15 @@ mod tests {
 
     #[test]
     fn what_waiting_cannot_mend_is_said_at_once() {
-        assert!(error(|s| s.cluster = true).starts_with("store.cluster: "));
+        let cluster = |change: fn(&mut Settings)| {
+            error(|s| {
+                s.cluster = true;
+                change(s);
+            })
+        };
+        assert_eq!(cluster(|s| s.url.database = 1), "store.cluster: a cluster has database 0 only");
+        let sentinel = cluster(|s| s.url.scheme = RedisScheme::Sentinel);
+        assert_eq!(sentinel, "store.cluster: a cluster is reached by redis:// or rediss://");
         assert_eq!(error(|s| s.prefix = "a{b".into()), "store.prefix: must not contain `{` or `}`");
         assert_eq!(error(|s| s.url.hosts.clear()), "store.url: exactly one host is needed");
         assert_eq!(error(|s| s.url.scheme = RedisScheme::Unix), "store.url: the path of a socket file is missing");

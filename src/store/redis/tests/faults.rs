@@ -29,7 +29,9 @@ async fn a_claim_whose_reply_was_lost_does_not_hold_its_session() {
 #[tokio::test]
 async fn what_redis_forgets_is_written_again() {
     let server = Server::start(&[]);
-    let (home, away) = two_nodes(&server).await;
+    // No beat finds it out before the recorder does.
+    let patient = Settings { lease: DEADLINE * 10, ..settings(&server) };
+    let (home, away) = (node("owner", patient.clone()).await, node("reader", patient).await);
     let owner = Owner::start_as(&home, record(&home.node, Some([1; 32]))).await;
     owner.keep(&["a", "b", "c"]).await;
     let log = open_at(&away, &owner, 0).await;
@@ -42,6 +44,31 @@ async fn what_redis_forgets_is_written_again() {
     owner.complete().await;
     assert_eq!(read_to_end(&log, 0).await.0, "abcd", "a follower notices nothing");
     assert_eq!(away.store.session(&[1; 32]).await, Ok(Some(owner.record.id)));
+}
+
+#[tokio::test]
+async fn a_silent_turn_that_redis_forgets_is_written_again() {
+    let mut server = Server::start(&[]);
+    let (home, away) = two_nodes(&server).await;
+    let owner = Owner::start_as(&home, record(&home.node, Some([1; 32]))).await;
+    owner.keep(&["a", "b"]).await;
+    let discarded = Owner::start(&home).await;
+    home.store.discard(&discarded.record).await.unwrap();
+    let known = async || {
+        let found = away.store.find(&owner.record.id).await;
+        found.is_ok_and(|found| found.is_some_and(|record| record.last == 2))
+    };
+    server.command::<()>(&["FLUSHALL"]).await;
+    eventually("the turn is known again", known).await;
+    server.kill();
+    server.start_again();
+    eventually("the turn is known again", known).await;
+    assert_eq!(away.store.session(&[1; 32]).await, Ok(Some(owner.record.id)));
+    assert_eq!(away.store.find(&discarded.record.id).await, Ok(None));
+    owner.push(&["c"]);
+    keep_at_last(&owner).await;
+    owner.complete().await;
+    assert_eq!(read_to_end(&*open_at(&away, &owner, 0).await, 0).await.0, "abc");
 }
 
 #[tokio::test]
@@ -171,6 +198,29 @@ async fn an_unfit_server_is_waited_for() {
     eventually("the role is told", async || store.health().await.detail.contains("takes no writes")).await;
     server.command::<()>(&["REPLICAOF", "NO", "ONE"]).await;
     connected(&*store).await;
+}
+
+#[tokio::test]
+async fn a_server_without_scripts_is_told_and_waited_for() {
+    let server = Server::start(&[]);
+    server.command::<()>(&["ACL", "SETUSER", "default", "-evalsha"]).await;
+    let store = connect(&NodeId("node".into()), settings(&server));
+    let told = async |store: &RedisStore| store.health().await.detail.contains("allow EVAL and EVALSHA");
+    eventually("the missing right is told", async || told(&store).await).await;
+    server.command::<()>(&["ACL", "SETUSER", "default", "+evalsha"]).await;
+    connected(&*store).await;
+
+    let renamed = Server::start(&["--rename-command", "EVAL", "hidden"]);
+    let store = connect(&NodeId("node".into()), settings(&renamed));
+    eventually("the missing command is told", async || told(&store).await).await;
+}
+
+#[tokio::test]
+async fn a_server_that_evicts_is_told_of() {
+    let server = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let home = node("home", settings(&server)).await;
+    let health = home.store.health().await;
+    assert!(health.ok && health.detail.contains("set it to noeviction"), "{health:?}");
 }
 
 #[tokio::test]

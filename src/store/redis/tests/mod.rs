@@ -1,5 +1,6 @@
 //! The store before real servers: the promises of every store, and those that only a shared one makes.
 
+mod cluster;
 mod faults;
 mod nodes;
 mod server;
@@ -93,45 +94,64 @@ async fn keep_at_last(owner: &Owner) {
     .await;
 }
 
+/// Certificates for `localhost`, and the port of a server that has them.
+struct Authority {
+    dir: tempfile::TempDir,
+    port: u16,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let authority = Self { dir: tempfile::tempdir().unwrap(), port: Server::free_port() };
+        authority.make("req -x509 -newkey rsa:2048 -nodes -days 2 -keyout ca.key -out ca.pem -subj /CN=authority");
+        std::fs::write(authority.file("names"), "subjectAltName=DNS:localhost").unwrap();
+        for name in ["server", "client"] {
+            authority.make(&format!("req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+            authority.make(&format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names \
+                 -out {name}.pem"
+            ));
+        }
+        authority
+    }
+
+    fn make(&self, arguments: &str) {
+        let words = arguments.split(' ').filter(|word| !word.is_empty());
+        let made = std::process::Command::new("openssl").args(words).current_dir(self.dir.path()).output().unwrap();
+        assert!(made.status.success(), "{arguments}: {}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    fn file(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Arguments of a server that shows and demands certificates, and more of them.
+    fn server(&self, more: &[&str]) -> Vec<String> {
+        let path = |name: &str| self.file(name).to_str().unwrap().to_owned();
+        let (ca, cert, key) = (path("ca.pem"), path("server.pem"), path("server.key"));
+        let own = ["--tls-ca-cert-file", &ca, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-port"];
+        let own = own.map(str::to_owned).into_iter().chain([self.port.to_string()]);
+        own.chain(more.iter().map(|&word| word.to_owned())).collect()
+    }
+
+    /// Settings of a client that shows its certificate.
+    fn member(&self, server: &Server) -> Settings {
+        let hosts = vec![("localhost".into(), self.port)];
+        let url = RedisUrl { scheme: RedisScheme::Tls, hosts, ..RedisUrl::default() };
+        let [ca, cert, key] = ["ca.pem", "client.pem", "client.key"].map(|name| Some(self.file(name)));
+        Settings { url, ca, cert, key, ..settings(server) }
+    }
+}
+
 #[tokio::test]
 async fn tls_shows_and_demands_certificates() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let dir = tempfile::tempdir().unwrap();
-    let file = |name: &str| dir.path().join(name);
-    let make = |arguments: &str| {
-        let words = arguments.split(' ');
-        let made = std::process::Command::new("openssl").args(words).current_dir(dir.path()).output().unwrap();
-        assert!(made.status.success(), "{arguments}: {}", String::from_utf8_lossy(&made.stderr));
-    };
-    make("req -x509 -newkey rsa:2048 -nodes -days 2 -keyout ca.key -out ca.pem -subj /CN=authority");
-    std::fs::write(file("names"), "subjectAltName=DNS:localhost").unwrap();
-    for name in ["server", "client"] {
-        make(&format!("req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"));
-        make(&format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out {name}.pem"
-        ));
-    }
-    let port = Server::free_port().to_string();
-    let path = |name: &str| file(name).to_str().unwrap().to_owned();
-    let (ca, cert, key) = (path("ca.pem"), path("server.pem"), path("server.key"));
-    let server = Server::start(&[
-        "--tls-port",
-        &port,
-        "--tls-ca-cert-file",
-        &ca,
-        "--tls-cert-file",
-        &cert,
-        "--tls-key-file",
-        &key,
-    ]);
-    let url = RedisUrl {
-        scheme: RedisScheme::Tls,
-        hosts: vec![("localhost".into(), port.parse().unwrap())],
-        ..RedisUrl::default()
-    };
-    let trusting = Settings { url, ca: Some(file("ca.pem")), ..settings(&server) };
-    let stranger = connect(&NodeId("stranger".into()), trusting.clone());
-    let member = Settings { cert: Some(file("client.pem")), key: Some(file("client.key")), ..trusting.clone() };
+    let authority = Authority::new();
+    let arguments = authority.server(&[]);
+    let server = Server::start(&arguments.iter().map(|word| &**word).collect::<Vec<_>>());
+    let member = authority.member(&server);
+    let stranger = Settings { cert: None, key: None, ..member.clone() };
+    let stranger = connect(&NodeId("stranger".into()), stranger);
     let home = node("home", member.clone()).await;
     Owner::start(&home).await.keep(&["a"]).await;
     assert!(!stranger.health().await.ok, "the server demands a certificate");
@@ -167,20 +187,21 @@ async fn calls_are_observed() {
     assert!(seen.lock().unwrap().contains(&("find", true)));
 }
 
-/// The rights that `docs/operations/redis.md` tells operators to give.
 #[tokio::test]
 async fn the_documented_rights_suffice() {
     let server = Server::start(&[]);
+    the_rights_suffice(&server, settings(&server)).await;
+}
+
+/// The rights that `docs/operations/redis.md` tells operators to give.
+async fn the_rights_suffice(server: &Server, settings: Settings) {
     let page = include_str!("../../../../docs/operations/redis.md");
     let from = page.find("ACL SETUSER").expect("the page has the command");
     let rule = page[from..].split("```").next().unwrap().replace('\\', " ");
     let words: Vec<&str> = rule.split_whitespace().collect();
     server.command::<()>(&words).await;
-    let limited = Settings {
-        username: Some(Secret::new("holdover")),
-        password: Some(Secret::new("PASSWORD")),
-        ..settings(&server)
-    };
+    let limited =
+        Settings { username: Some(Secret::new("holdover")), password: Some(Secret::new("PASSWORD")), ..settings };
     let home = node("home", limited.clone()).await;
     let away = node("away", limited).await;
     let owner = Owner::start_as(&home, record(&home.node, Some([1; 32]))).await;

@@ -211,8 +211,8 @@ async fn an_outage_is_no_evidence_of_death() {
     eventually("all signs of life have expired", async || Instant::now() > until).await;
     server.start_again();
     let back = Instant::now();
+    owner.push(&["b"]);
     keep_at_last(&owner).await;
-    owner.keep(&["b"]).await;
     assert_eq!(read_to_end(&orphaned, 0).await.1.outcome, Outcome::Interrupted);
     assert!(back.elapsed() >= lease, "{:?}: nobody can tell the dead from the late yet", back.elapsed());
     assert_eq!(read_until(&log, 0, |read| read == b"ab").await.1, None);
