@@ -1,6 +1,6 @@
 //! The files that Holdover serves, and those that are checked in.
 
-use std::{path::Path, process::Command};
+use std::process::Command;
 
 use crate::support::{Backend, Holdover, Program, program};
 
@@ -64,16 +64,4 @@ async fn the_files_are_for_everybody() {
         assert_eq!((answer.status().as_u16(), answer.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
     }
     assert!(backend.requests().is_empty());
-}
-
-/// Every snippet of these documents is a file that the tests run.
-#[test]
-fn snippets_in_documents_are_those_that_run() {
-    let folder = program::root().join("tests/clients/node/snippets");
-    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
-    let documents = ["shim.md", "ag-ui.md"].map(|name| read(&program::root().join("docs/clients").join(name))).concat();
-    for file in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
-        let block = format!("\n{}```", read(&file));
-        assert!(documents.contains(&block), "{} stands in no document as it is", file.display());
-    }
 }
