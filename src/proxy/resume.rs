@@ -46,7 +46,7 @@ impl Gateway {
     pub(super) async fn resume(
         &self,
         session: &mut Session,
-        follow: Follow,
+        mut follow: Follow,
         principal: Option<&Principal>,
     ) -> Result<Resumed> {
         body::discard(session).await?;
@@ -55,7 +55,14 @@ impl Gateway {
             return Err(Error::explain(ErrorType::InternalError, "an event id names its turn"));
         };
         match self.find_patiently(&turn, asker.as_ref(), &follow.replies).await {
-            Ok(found) => self.continue_turn(session, found, follow).await,
+            Ok(found) => {
+                // The turn knows better than its URL who comes back to it; on our own URLs all are answered alike.
+                if let (Some(head), false) = (&found.record.head, follow.replies.ahead_is_conflict) {
+                    let request = Request::new(session.req_header().clone(), PathParams::default(), &Route::default());
+                    follow.replies = profile::named(&head.profile).replies(&request);
+                }
+                self.continue_turn(session, found, follow).await
+            }
             Err(error) => self.not_found(session, &follow.replies, &error).await.map(|()| Resumed::Answered),
         }
     }

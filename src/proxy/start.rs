@@ -161,7 +161,7 @@ impl Gateway {
         let identity = self.identity();
         let session_of_turn =
             name.map(|name| TurnSession { key: *identity.session_key(principal.as_ref(), &name).as_bytes(), name });
-        let marks = self.marks(&request, profile, principal.as_ref());
+        let marks = self.marks(&request, session_of_turn.as_ref(), principal.as_ref());
         let start = Start {
             route: route.name.as_str().into(),
             limits: limits(route, &self.settings.load().store),
@@ -182,13 +182,14 @@ impl Gateway {
     /// What the start can be recognised by: hashes over who asks, what for, and what names the start. Without identity, the
     /// cookies may be who asks: starts with other cookies are other starts.
     /// Equal bodies in two sessions are two starts, where the session stands elsewhere.
-    fn marks(&self, request: &Request, profile: &dyn Profile, principal: Option<&Principal>) -> Marks {
-        let session = profile.session(request).unwrap_or_default();
-        let session = session.as_bytes();
+    fn marks(&self, request: &Request, session: Option<&TurnSession>, principal: Option<&Principal>) -> Marks {
+        let session = session.map_or("", |session| &session.name);
         let identity = self.identity();
         let (path, headers) = (request.target(), request.headers());
-        let mark = |kind: &str, value: &[u8]| -> Digest {
-            let mut parts = vec![kind.as_bytes(), request.method().as_str().as_bytes(), path.as_bytes(), value];
+        let mark = |kind: &str, session: &str, value: &[u8]| -> Digest {
+            let method = request.method().as_str();
+            let mut parts = [kind, method, path, session].map(str::as_bytes).to_vec();
+            parts.push(value);
             if principal.is_none() {
                 parts.extend(headers.get_all(header::COOKIE).iter().map(|cookies| cookies.as_bytes()));
             }
@@ -196,8 +197,8 @@ impl Gateway {
         };
         let retries = request.header("x-stainless-retry-count");
         Marks {
-            idempotency: headers.get("idempotency-key").map(|key| mark("idempotency", key.as_bytes())),
-            body: request.body().map(|body| mark("body", &[session, b"\0", body].concat())),
+            idempotency: headers.get("idempotency-key").map(|key| mark("idempotency", "", key.as_bytes())),
+            body: request.body().map(|body| mark("body", session, body)),
             retry: retries.and_then(|n| n.trim().parse::<u32>().ok()).is_some_and(|n| n >= 1),
         }
     }
