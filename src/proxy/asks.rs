@@ -5,7 +5,8 @@ use pingora::{Error, ErrorType, Result, http::ResponseHeader, proxy::Session};
 use tokio::time::timeout;
 
 use super::{
-    Gateway, Matched, answers, body,
+    Gateway, answers, body,
+    purpose::Matched,
     resume::{self, Resumed},
     source::{self, Mark, Upload},
     start,

@@ -8,11 +8,12 @@ use http::{HeaderName, Method, StatusCode};
 use pingora::{Error, ErrorType, Result, proxy::Session};
 
 use super::{
-    Gateway, LAST_EVENT_ID, Matched,
+    Gateway, LAST_EVENT_ID,
     answers::{self, Gap, Problem},
     body,
     deliver::{self, BROKEN},
     farewell,
+    purpose::Matched,
     source::Upload,
 };
 use crate::{

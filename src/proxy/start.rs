@@ -13,9 +13,11 @@ use pingora::{
 use tokio::sync::oneshot;
 
 use super::{
-    Gateway, Matched,
+    Gateway,
     answers::{self, Problem},
-    body, deliver, farewell, resume,
+    body, deliver, farewell,
+    purpose::Matched,
+    resume,
     source::{self, Answer, Mark, Upload, Upstream},
 };
 use crate::{
