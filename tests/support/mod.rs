@@ -47,7 +47,7 @@ pub(crate) use turn::{Turn, fresh_body};
 pub(crate) use wire::{Ending, Head, Piece};
 
 /// How long anything may take that is not slow by design. Wide, because test machines are busy.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How often a condition is looked at that nobody announces.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

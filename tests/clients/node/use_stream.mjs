@@ -32,7 +32,7 @@ const report = new Report('useStream', versionOf(library), values);
 const { browser } = await launch();
 const page = await openForeignPage(browser, {});
 
-let [shown, wasLoading, reloadAt, stopAt] = ['', false, Number(values['reload-at']), Number(values['stop-at'])];
+let [shown, wasLoading, stopping, reloadAt, stopAt] = ['', false, false, Number(values['reload-at']), Number(values['stop-at'])];
 const now = (action) => setImmediate(action); // not while the page waits for `tell`
 await page.exposeFunction('failed', (text) => report.error(text));
 await page.exposeFunction('tell', ({ text, loading }) => {
@@ -45,9 +45,15 @@ await page.exposeFunction('tell', ({ text, loading }) => {
       await page.addScriptTag({ type: 'module', content: bundle.outputFiles[0].text });
     });
   } else if (text.length >= stopAt) {
-    stopAt = Infinity;
-    now(() => page.evaluate(() => window.stop()));
-  } else if (wasLoading && !loading) {
+    [stopAt, stopping] = [Infinity, true];
+    now(async () => {
+      // The page is done with the answer before the server has heard of it.
+      const heard = page.waitForResponse((answer) => answer.url().includes('/cancel') && answer.request().method() === 'POST');
+      await page.evaluate(() => window.stop());
+      await heard;
+      report.end('clean');
+    });
+  } else if (wasLoading && !loading && !stopping) {
     now(() => report.end('clean'));
   }
   wasLoading = loading || wasLoading;
