@@ -30,7 +30,7 @@ impl Gateway {
         let mut unknown = None;
         for (profile, ask) in profile::asks(&matched.route.profile, request) {
             let found = tokio::select! {
-                found = self.find_target(profile, ask.target(), principal) => found,
+                found = self.find_target(profile, &ask, principal) => found,
                 gone = resume::client_left(session), if session.downstream_session.is_body_done() => return Err(gone),
             };
             match (found, ask) {
@@ -60,16 +60,16 @@ impl Gateway {
         }
     }
 
-    /// The turn that a target names, if it is one of the profile's.
+    /// The turn that the request names, if it is one of the profile's.
     async fn find_target(
         &self,
         profile: &dyn Profile,
-        target: &Target,
+        ask: &Ask,
         principal: Option<&Principal>,
     ) -> std::result::Result<Found, FindError> {
         // Without identity, whoever guesses a name would read along.
         let by_name = self.sessions_are_open_to(principal);
-        let turn = match target {
+        let turn = match ask.target() {
             Target::Turn(turn) => Some(*turn),
             _ if !by_name => None,
             Target::Session(name) => self.node.session(self.identity().session_key(principal, name).as_bytes()).await?,
@@ -80,6 +80,8 @@ impl Gateway {
         // Only an answer that has begun tells whether this is the turn that is meant, and a turn at all.
         let head = match &found.record.head {
             Some(head) => Some(head.clone()),
+            // A stop does not wait for that: the backend is asked before anything is done here.
+            None if matches!(ask, Ask::Stop(_)) => return Ok(found),
             None => match self.node.log(&found, 0).await {
                 Ok(log) => log.head(),
                 Err(FollowError::Find(error)) => return Err(error),
