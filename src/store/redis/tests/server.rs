@@ -59,7 +59,12 @@ impl Server {
         std::iter::repeat_with(free).find(|port| *port < 55_000).expect("an endless iterator")
     }
 
-    /// Kills the server. What it held is lost.
+    /// Has the server remember what it holds now: that is what it knows when it is started again.
+    pub(super) async fn remember(&self) {
+        self.command::<()>(&["SAVE"]).await;
+    }
+
+    /// Kills the server. What it held is lost, but for what it was to remember.
     pub(super) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
