@@ -230,13 +230,21 @@ fn store(
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn TurnStore>, StartError> {
     match config.store.kind {
-        StoreKind::Memory => Ok(MemoryStore::new(config.store.retain_after_end, budget.clone())),
-        StoreKind::Redis => {
-            let metrics = metrics.clone();
-            let observer: redis::Observer =
-                Arc::new(move |operation, took, ok| metrics.store_call(operation, took, ok));
-            Ok(RedisStore::connect(redis_settings(config), id.clone(), budget.clone(), observer)?)
+        StoreKind::Memory => {
+            metrics.store_up.set(1);
+            Ok(MemoryStore::new(config.store.retain_after_end, budget.clone()))
         }
+        StoreKind::Redis => {
+            Ok(RedisStore::connect(redis_settings(config), id.clone(), budget.clone(), metrics.clone())?)
+        }
+    }
+}
+
+/// Looks at the store that a configuration names, as a node would use it. `None`: there is nothing to look at.
+pub async fn probe_store(config: &Config) -> Result<Option<redis::Report>, StartError> {
+    match config.store.kind {
+        StoreKind::Memory => Ok(None),
+        StoreKind::Redis => Ok(Some(redis::probe(&redis_settings(config)).await?)),
     }
 }
 

@@ -11,10 +11,16 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Flag, Loaded, Origin, Problems, Sources};
+use crate::{
+    config::{self, Config, Flag, Loaded, Origin, Problems, Sources},
+    store::redis::{Problem, Report},
+};
 
 /// Exit code for mistakes in usage or configuration (`EX_USAGE` of sysexits).
 pub const EXIT_USAGE: u8 = 64;
+
+/// Exit code for what is around a good configuration and will not do.
+pub const EXIT_UNFIT: u8 = 1;
 
 /// Variable that names the configuration file when `--config` does not.
 const CONFIG_VARIABLE: &str = "HOLDOVER_CONFIG";
@@ -22,7 +28,9 @@ const CONFIG_VARIABLE: &str = "HOLDOVER_CONFIG";
 /// Holdover records every server-sent-event response as a turn, so that any client can resume it.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = "Exit codes: 0 good, 1 could not start or is not healthy, 64 wrong usage or configuration.")]
+#[command(
+    after_help = "Exit codes: 0 good, 1 could not start, is not healthy, or has a store that will not do, 64 wrong usage or\n            configuration."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -35,7 +43,7 @@ pub enum Command {
     /// Run the proxy
     Run(Settings),
     /// Report everything that is wrong with the configuration, or summarise it
-    Check(Settings),
+    Check(Check),
     /// Run a plain backend, the proxy and a chat page on free ports, and print the address
     Demo(Demo),
     /// Ask a running node whether it is healthy, for containers without curl
@@ -77,6 +85,17 @@ pub struct Settings {
     /// Least severe level that is logged, or a filter [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+}
+
+/// Flags of `holdover check`.
+#[derive(Args, Clone, Debug)]
+pub struct Check {
+    /// What to check.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Connect to the store, too, and report all that is wrong with its servers and the user's rights
+    #[arg(long)]
+    pub connect: bool,
 }
 
 /// Flags of `holdover demo`.
@@ -172,15 +191,42 @@ impl Healthcheck {
     }
 }
 
-/// `holdover check`: a summary if all is good, else all problems.
-pub fn check(sources: &Sources, out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitCode> {
+/// `holdover check`: a summary if all is good, else all problems. Returns the configuration, or the exit code.
+pub fn check(
+    sources: &Sources,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<Result<Box<Config>, ExitCode>> {
     match config::load(sources) {
         Ok(loaded) => {
             summary(&loaded, out)?;
-            Ok(ExitCode::SUCCESS)
+            Ok(Ok(Box::new(loaded.config)))
         }
-        Err(problems) => refuse(&problems, err),
+        Err(problems) => Ok(Err(refuse(&problems, err)?)),
     }
+}
+
+/// `holdover check --connect`: a line per server if all is good, else all problems.
+pub fn tell(report: Option<&Report>, out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitCode> {
+    let Some(report) = report else {
+        writeln!(out, "\nTurns are kept in memory: there is nothing to connect to.")?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    if report.problems.is_empty() {
+        writeln!(out, "\nThe store will do.\n")?;
+        report.servers.iter().try_for_each(|server| writeln!(out, "  {server}"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (server, Problem { message, help }) in &report.problems {
+        writeln!(err, "error: store: {message}\n  --> {server}")?;
+        if !help.is_empty() {
+            writeln!(err, "  help: {help}")?;
+        }
+        writeln!(err)?;
+    }
+    let problems = report.problems.len();
+    writeln!(err, "{problems} problem{} with the store", if problems == 1 { "" } else { "s" })?;
+    Ok(ExitCode::from(EXIT_UNFIT))
 }
 
 /// `holdover config`: prints what is asked for.
@@ -242,7 +288,7 @@ mod tests {
 
     fn settings(line: &str) -> Settings {
         match cli(line).unwrap().command {
-            Command::Run(settings) | Command::Check(settings) => settings,
+            Command::Run(settings) | Command::Check(Check { settings, .. }) => settings,
             other => panic!("{other:?}"),
         }
     }
@@ -251,6 +297,7 @@ mod tests {
         let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = check(&settings(line).sources(environment), &mut out, &mut err).unwrap();
+        let code = code.map_or_else(|code| code, |_| ExitCode::SUCCESS);
         (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     }
 
@@ -308,6 +355,28 @@ mod tests {
         for part in ["--> --listen", "--> environment HOLDOVER__STORE__KIND", "there is no backend", "3 problems"] {
             assert!(err.contains(part), "{part}: {err}");
         }
+    }
+
+    #[test]
+    fn a_look_at_the_store_tells_all_problems_with_their_servers() {
+        let told = |report: Option<Report>| {
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let code = tell(report.as_ref(), &mut out, &mut err).unwrap();
+            (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+        };
+        let (code, out, err) = told(None);
+        assert_eq!((code, err.as_str()), (ExitCode::SUCCESS, ""));
+        assert!(out.contains("in memory"), "{out}");
+        let good = Report { servers: vec!["Redis 7.0.15 at here".to_owned()], problems: vec![] };
+        assert_eq!(told(Some(good)).1, "\nThe store will do.\n\n  Redis 7.0.15 at here\n");
+        let problem = |message: &str, help: &str| Problem { message: message.to_owned(), help: help.to_owned() };
+        let problems =
+            vec![("a:1".to_owned(), problem("is old", "renew it")), ("b:2".to_owned(), problem("is gone", ""))];
+        let (code, out, err) = told(Some(Report { servers: vec![], problems }));
+        assert_eq!((code, out.as_str()), (ExitCode::from(1), ""));
+        let said = "error: store: is old\n  --> a:1\n  help: renew it\n\nerror: store: is gone\n  --> b:2\n\n\
+                    2 problems with the store\n";
+        assert_eq!(err, said);
     }
 
     #[test]

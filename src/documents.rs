@@ -174,7 +174,7 @@ fn the_values_of_labels_are_documented() {
     let outcomes = turn::Outcome::ALL.map(turn::Outcome::as_str);
     let redis = files("src/store/redis", "rs").into_iter().filter(|(path, _)| !path.to_string_lossy().contains("test"));
     let redis: String = redis.map(|(_, text)| text).collect();
-    let calls = ["call(", "call::<Reply>(", "call::<u64>(", "call::<()>(", "call::<Value>(", "(self.observer)("];
+    let calls = ["call(", "call::<Reply>(", "call::<u64>(", "call::<()>(", "call::<Value>("];
     let operations = calls.iter().flat_map(|call| redis.split(call).filter_map(literal)).map(str::to_owned).collect();
     let mut resumes = of_calls("src/proxy/resume.rs", "count_resume(");
     resumes.extend(one_of(&["replayed", "live"]));

@@ -1,7 +1,7 @@
 //! Parse, validate, build, run, exit code.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{Read as _, Stderr, Stdout, Write as _},
     net::{SocketAddr, TcpStream},
     process::ExitCode,
     time::Duration,
@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use holdover::{
-    app::{App, Signals},
-    cli::{self, Command, Healthcheck, Settings},
+    app::{self, App, Signals},
+    cli::{self, Check, Command, Healthcheck, Settings},
     config::{Backend, Config, Upstream},
     demo, logging,
 };
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
             Ok(loaded) => run(settings, loaded.config).map(|()| ExitCode::SUCCESS),
             Err(problems) => cli::refuse(&problems, err).map_err(Into::into),
         },
-        Command::Check(settings) => cli::check(&settings.sources(environment), out, err).map_err(Into::into),
+        Command::Check(asked) => check(&asked, out, err),
         Command::Config(command) => cli::print(&command, environment, out, err).map_err(Into::into),
         Command::Demo(options) => show(options.listen).map(|()| ExitCode::SUCCESS),
         Command::Healthcheck(asked) => healthcheck(&asked).map(|()| ExitCode::SUCCESS),
@@ -45,6 +45,17 @@ fn main() -> ExitCode {
             ExitCode::from(COULD_NOT_START)
         }
     }
+}
+
+/// `holdover check`.
+fn check(asked: &Check, out: &mut Stdout, err: &mut Stderr) -> anyhow::Result<ExitCode> {
+    let config = match cli::check(&asked.settings.sources(std::env::vars_os()), out, err)? {
+        Ok(config) if asked.connect => config,
+        Ok(_) => return Ok(ExitCode::SUCCESS),
+        Err(code) => return Ok(code),
+    };
+    let report = runtime()?.block_on(app::probe_store(&config))?;
+    Ok(cli::tell(report.as_ref(), out, err)?)
 }
 
 /// `holdover run`.

@@ -59,6 +59,28 @@ pub struct Metrics {
     pub store_latency: HistogramVec,
     /// Times a turn went on from memory because the store was behind its deadline.
     pub turns_degraded: IntCounter,
+    /// Turns that go on from memory now because the store is behind.
+    pub turns_from_memory: IntGauge,
+    /// 1 while the store can be used for all turns.
+    pub store_up: IntGauge,
+    /// Servers of the store, by state: connected, missing (cannot be used), full (are given no new turns).
+    pub store_servers: IntGaugeVec,
+    /// Bytes in use at the fullest server of the store.
+    pub store_memory_used: IntGauge,
+    /// Its limit; 0: none.
+    pub store_memory_limit: IntGauge,
+    /// Bytes of a turn's blocks in the store, observed at its end.
+    pub stored_turn_bytes: Histogram,
+    /// Turns written again, wholly or in part, because the store had forgotten them, by state: running or ended.
+    pub turns_rewritten: IntCounterVec,
+    /// Dead nodes whose turns this one ended.
+    pub nodes_reaped: IntCounter,
+    /// Turns of dead nodes that this one ended.
+    pub turns_reaped: IntCounter,
+    /// Seconds from sending a message to reading it.
+    pub inbox_lag: Histogram,
+    /// Turns of other nodes, or ended ones, that are copied for followers here.
+    pub mirrors: IntGauge,
     /// Blocks written again because the store had forgotten them.
     pub blocks_repaired: IntCounter,
     /// Writes refused because another owner had taken the turn over.
@@ -86,6 +108,9 @@ pub struct Metrics {
 const LATENCY: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1.0, 10.0];
 /// Buckets for what a model or a person takes, in seconds.
 const HUMAN: [f64; 11] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0];
+
+/// Buckets for what a turn takes, in bytes.
+const SIZE: [f64; 9] = [1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0];
 
 impl Metrics {
     /// All metrics, registered, at zero.
@@ -119,6 +144,17 @@ impl Metrics {
             store_operations: counter_vec(&r, "store_operations_total", "Store calls", &["operation", "result"]),
             store_latency: histogram_vec(&r, "store_operation_seconds", "Store latency", &["operation"], &LATENCY),
             turns_degraded: counter(&r, "turns_degraded_total", "Times a turn went on from memory alone"),
+            turns_from_memory: gauge(&r, "turns_from_memory", "Turns that go on from memory alone now"),
+            store_up: gauge(&r, "store_up", "1 while the store can be used for all turns"),
+            store_servers: gauge_vec(&r, "store_servers", "Servers of the store", &["state"]),
+            store_memory_used: gauge(&r, "store_memory_used_bytes", "Bytes in use at the fullest server"),
+            store_memory_limit: gauge(&r, "store_memory_limit_bytes", "Limit of these, 0 without one"),
+            stored_turn_bytes: histogram(&r, "stored_turn_bytes", "Bytes of an ended turn in the store", &SIZE),
+            turns_rewritten: counter_vec(&r, "turns_rewritten_total", "Turns the store had forgotten", &["state"]),
+            nodes_reaped: counter(&r, "nodes_reaped_total", "Dead nodes found"),
+            turns_reaped: counter(&r, "turns_reaped_total", "Turns of dead nodes ended"),
+            inbox_lag: histogram(&r, "inbox_lag_seconds", "From sending a message to reading it", &LATENCY),
+            mirrors: gauge(&r, "mirrors", "Turns copied from the store for followers"),
             blocks_repaired: counter(&r, "blocks_repaired_total", "Blocks the store had forgotten, written again"),
             writes_fenced: counter(&r, "writes_fenced_total", "Writes refused: another owner has the turn"),
             turns_abandoned: counter(&r, "turns_abandoned_total", "Turns whose end could not be stored"),

@@ -70,6 +70,26 @@ fn wrong_usage_exits_with_64() {
     }
 }
 
+#[tokio::test]
+async fn a_check_connects_to_the_store_when_it_is_asked_to() {
+    let mut redis = Redis::start().await;
+    let url = redis.url();
+    let check = |more: &[&str]| {
+        let said = holdover(&[&["check", "--upstream", "http://127.0.0.1:1"], more].concat(), &[]);
+        (said.status.code(), text(&said.stdout).to_owned(), text(&said.stderr).to_owned())
+    };
+    let (code, out, err) = check(&["--redis", &url, "--connect"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.contains("The configuration is good.") && out.contains("The store will do."), "{out}");
+    assert!(check(&["--connect"]).1.contains("nothing to connect to"), "in memory");
+    redis.kill9();
+    assert_eq!(check(&["--redis", &url]).0, Some(0), "offline");
+    let (code, out, err) = check(&["--redis", &url, "--connect"]);
+    assert_eq!(code, Some(1), "{out}");
+    assert!(err.starts_with("error: store: cannot be used: ") && err.ends_with("1 problem with the store\n"), "{err}");
+    assert_eq!(check(&["--redis", "no url", "--connect"]).0, Some(64));
+}
+
 #[test]
 fn the_default_configuration_is_one() {
     let printed = holdover(&["config", "default"], &[]);

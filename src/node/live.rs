@@ -21,6 +21,9 @@ use crate::{
 /// How long one word from another node that somebody follows a turn there is good for.
 const WATCH: Duration = Duration::from_secs(10);
 
+/// How long another node may take to say what became of a stop.
+const ASKED: Duration = Duration::from_secs(10);
+
 /// Whether the upstream has answered, and with what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
@@ -60,6 +63,8 @@ pub struct LiveTurn {
     detached_since: AtomicU64,
     /// Stops that the backend was asked for and has not answered.
     asked: watch::Sender<usize>,
+    /// Whether one of them was asked for at another node.
+    asked_there: AtomicBool,
 }
 
 impl LiveTurn {
@@ -75,6 +80,7 @@ impl LiveTurn {
             degraded: AtomicBool::new(false),
             detached_since: AtomicU64::new(0),
             asked: watch::channel(0).0,
+            asked_there: AtomicBool::new(false),
         })
     }
 
@@ -126,6 +132,21 @@ impl LiveTurn {
     pub fn asking_backend(self: &Arc<Self>) -> Asking {
         self.asked.send_modify(|asked| *asked += 1);
         Asking(self.clone())
+    }
+
+    /// Takes another node's word that the backend is being asked there to stop the turn, or is not any more.
+    pub(super) fn asked_elsewhere(self: &Arc<Self>, asked: bool) {
+        if self.asked_there.swap(asked, Ordering::Relaxed) == asked {
+            return;
+        }
+        self.asked.send_modify(|count| if asked { *count += 1 } else { *count -= 1 });
+        if asked {
+            let turn = self.clone();
+            tokio::spawn(async move {
+                sleep(ASKED).await;
+                turn.asked_elsewhere(false);
+            });
+        }
     }
 
     /// Whether the backend has been asked for a stop and has not answered.

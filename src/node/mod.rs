@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 pub use clock::Clock;
 pub use follow::{Delivery, Follow, Pace};
-pub use live::{Following, LiveTurn, Opening};
+pub use live::{Asking, Following, LiveTurn, Opening};
 pub use recording::{FromUpstream, TurnSource};
 pub use starts::{Begun, Pending, Refused, Start};
 
@@ -287,6 +287,21 @@ impl Node {
         self.stop_as(found, Wish::StopSoon).await
     }
 
+    /// Says that the backend is about to be asked to stop the turn, so that an end meanwhile waits for its answer: until
+    /// the turn is stopped, or `asked` is false. What is to be held on this node while it is asked.
+    pub async fn asking_stop(&self, found: &Found, asked: bool) -> Option<Asking> {
+        match &found.live {
+            Some(turn) if asked => return Some(turn.asking_backend()),
+            None if found.record.end.is_none() => {
+                if let Err(error) = self.store.ask_stop(&found.record, asked).await {
+                    tracing::debug!(turn = found.record.id.short(), %error, "the owner does not know of a stop");
+                }
+            }
+            _ => {}
+        }
+        None
+    }
+
     async fn stop_as(&self, found: &Found, wish: Wish) -> Result<Stopped, StoreError> {
         if found.record.end.is_some() {
             return Ok(Stopped::AlreadyEnded);
@@ -324,6 +339,12 @@ impl Node {
                 StoreEvent::Stop(id, wish) => {
                     if let Some(turn) = self.live().get(&id) {
                         turn.obey(wish);
+                        turn.asked_elsewhere(false);
+                    }
+                }
+                StoreEvent::Asked(id, asked) => {
+                    if let Some(turn) = self.live().get(&id) {
+                        turn.asked_elsewhere(asked);
                     }
                 }
                 StoreEvent::Watched(id) => {

@@ -235,6 +235,7 @@ impl Ledger {
         if degraded != self.degraded {
             self.degraded = degraded;
             self.turn.set_degraded(degraded);
+            metrics.turns_from_memory.add(if degraded { 1 } else { -1 });
         }
         if detached != self.detached_since {
             self.set_detached(detached);
@@ -312,6 +313,9 @@ impl Ledger {
         let end = self.turn.log().ended().expect("it was ended in the line above");
         let admitted = self.turn.admitted();
         let metrics = self.node.metrics();
+        if self.degraded {
+            metrics.turns_from_memory.dec();
+        }
         let state = if self.detached_since.is_some() { "detached" } else { "attached" };
         {
             let _whole = metrics.books();

@@ -110,14 +110,17 @@ impl Gateway {
         let no_content = request.header("content-length") == Some("0");
         let max_body = matched.route.max_request_body;
         let mark = Mark { identity_coding: false, no_content, max_body, last_event_id: None };
-        let asking = found.live.as_ref().map(|turn| turn.asking_backend());
+        let asking = self.node.asking_stop(found, true).await;
         let mut upstream = source::send(session, mark)?;
         let mut upload = Upload::new(upstream.body.clone(), matched.route.max_request_body);
         let body = match request.body().cloned() {
-            Some(body) => Some(body),
-            None => body::read(session, max_body).await?,
+            Some(body) => Ok(Some(body)),
+            None => body::read(session, max_body).await,
         };
-        let Some(body) = body else {
+        if !matches!(body, Ok(Some(_))) {
+            self.node.asking_stop(found, false).await;
+        }
+        let Some(body) = body? else {
             return answers::problem(session, &answers::Problem::body_too_large(Some(max_body))).await;
         };
         upload.whole((!session.as_mut().is_body_empty()).then_some(body)).await;
@@ -132,6 +135,10 @@ impl Gateway {
                 (Ok(found), _) if here => Some(gateway.node.stop(&found).await),
                 (Ok(found), Some((header, _))) if header.status.is_success() => {
                     Some(gateway.node.stop_soon(&found).await)
+                }
+                (Ok(found), _) => {
+                    gateway.node.asking_stop(&found, false).await;
+                    None
                 }
                 _ => None,
             };

@@ -214,6 +214,10 @@ impl TurnStore for MemoryStore {
         Ok(StopRequested::NotRunning)
     }
 
+    async fn ask_stop(&self, _record: &TurnRecord, _asked: bool) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn claim(&self, key: &Digest, value: &TurnId, ttl: Duration) -> Result<TurnId, StoreError> {
         let now = Instant::now();
         let mut inner = self.lock();

@@ -81,6 +81,8 @@ pub struct Opened {
 pub enum StoreEvent {
     /// Stop this turn.
     Stop(TurnId, Wish),
+    /// The backend of this turn is being asked, by way of another node, to stop it; or is not any more.
+    Asked(TurnId, bool),
     /// Somebody on another node follows this turn. Repeated every few seconds while it is so.
     Watched(TurnId),
 }
@@ -130,6 +132,10 @@ pub trait TurnStore: Send + Sync + 'static {
 
     /// Asks the owner of a running turn to stop it.
     async fn request_stop(&self, id: &TurnId, wish: Wish) -> Result<StopRequested, StoreError>;
+
+    /// Tells the owner of a turn, on another node, that its backend is being asked to stop it, or (`false`) that it has not
+    /// agreed. An end meanwhile waits for the answer, for a few seconds.
+    async fn ask_stop(&self, record: &TurnRecord, asked: bool) -> Result<(), StoreError>;
 
     /// Notes `value` under `key` for `ttl` unless the key is taken; returns the value that is there then.
     async fn claim(&self, key: &Digest, value: &TurnId, ttl: Duration) -> Result<TurnId, StoreError>;

@@ -200,3 +200,33 @@ async fn deployments_with_different_prefixes_share_a_redis_unseen() {
     assert_eq!(pair.other.status(&id).await["state"], "completed");
     assert_eq!(stranger.request("GET", &stream_of(&id)).send().await.unwrap().status(), 404);
 }
+
+/// A client's own way to stop a turn goes to the backend, which may end its answer before it says that it agrees.
+#[tokio::test]
+async fn a_stop_that_the_backend_agrees_to_at_the_other_node_is_one() {
+    let pair = Pair::with("", "profile = \"flowise\"").await;
+    for (number, agrees) in [true, false].into_iter().enumerate() {
+        let chat = format!("chat-{number}");
+        let mut client = pair.one.connect().await;
+        let body = json!({ "question": fresh_body(), "chatId": chat, "streaming": true }).to_string();
+        let headers = [("X-Session", chat.as_str()), ("Content-Type", "application/json")];
+        client.request("POST", "/api/v1/prediction/a-flow", &headers, body).await;
+        let mut turn = Turn::opened(client, &pair.backend).await;
+        turn.event("token").await;
+        pair.other.last_seq_is_at_least(&turn.id, 1).await;
+        let abort = pair.other.request("PUT", &format!("/api/v1/chatmessage/abort/a-flow/{chat}"));
+        let stopping = tokio::spawn(abort.send());
+        let asked = pair.backend.next().await;
+        assert!(asked.request.target().contains("/abort/"), "{}", asked.request.target());
+        turn.upstream.end().await;
+        let runs = || async { pair.other.status(&turn.id).await["state"] == "running" };
+        stays(Duration::from_millis(300), "the end waits for what the backend says", runs).await;
+        let status = if agrees { "200 OK" } else { "409 Conflict" };
+        asked.answer(status, "Content-Type: application/json\r\n", "{}").await;
+        assert_eq!(stopping.await.unwrap().unwrap().status(), if agrees { 200 } else { 409 });
+        for node in [&pair.one, &pair.other] {
+            node.state_is(&turn.id, if agrees { "cancelled" } else { "completed" }).await;
+        }
+        assert!(turn.client.rest().await.1.is_clean());
+    }
+}

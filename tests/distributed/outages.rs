@@ -328,3 +328,72 @@ async fn an_event_source_is_held_until_a_frozen_redis_goes_on() {
 async fn an_event_source_is_held_until_an_empty_redis_knows_its_turn_again() {
     held_until(Redis::kill9, async |redis| redis.restart().await).await;
 }
+
+/// Leaves Redis so little room that a part in ten thousand of its memory is free, or a tenth.
+async fn fill(redis: &Redis, free_of_ten_thousand: u64) {
+    let info: String = redis.command("INFO memory").await;
+    let used: u64 = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().parse().unwrap();
+    let limit = used * 10_000 / (10_000 - free_of_ten_thousand);
+    redis.command::<()>(&format!("CONFIG SET maxmemory {limit}")).await;
+}
+
+async fn detail_says(node: &Holdover, what: &str) {
+    eventually(format!("/readyz to say {what}"), || async {
+        let (_, body) = node.ready().await;
+        body["checks"]["store"]["detail"].as_str().unwrap().contains(what).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn turns_that_a_nearly_full_redis_is_not_given_run_from_memory_and_are_stored_later() {
+    let pair = Pair::start().await;
+    let mut before = Turn::start(&pair.one, &pair.backend).await;
+    fill(&pair.redis, 1_000).await;
+    detail_says(&pair.one, "given no new turns").await;
+    let mut turn = Turn::start(&pair.one, &pair.backend).await;
+    let began = Instant::now();
+    let shown = turn.events(3).await;
+    assert!(began.elapsed() < UNNOTICED, "{:?}", began.elapsed());
+    eventually("the turn to be degraded", || async { degraded(&pair.one, &turn.id).await.then_some(()) }).await;
+    assert_eq!(pair.one.metric("holdover_turns_from_memory", &[]).await, 1.0);
+    let status = || pair.other.request("GET", &format!("/.holdover/turns/{}", turn.id)).send();
+    assert_eq!(status().await.unwrap().status(), 404, "it is not stored");
+    // What is stored goes on being so.
+    before.events(2).await;
+    pair.other.last_seq_is_at_least(&before.id, 2).await;
+    before.end().await;
+
+    pair.redis.command::<()>("CONFIG SET maxmemory 0").await;
+    eventually("the turn to be stored", || async { (!degraded(&pair.one, &turn.id).await).then_some(()) }).await;
+    assert_eq!(pair.one.metric("holdover_turns_from_memory", &[]).await, 0.0);
+    let mut elsewhere = pair.other.following(&stream_of(&turn.id)).await;
+    assert_eq!(elsewhere.next_events(3).await, shown);
+    turn.end().await;
+    assert!(elsewhere.rest().await.1.is_clean());
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_turns_where_they_must_be_stored_and_lets_others_be_stopped_and_end() {
+    let pair = Pair::with("on_failure = \"reject\"", "").await;
+    let (mut ending, mut stopped) =
+        (Turn::start(&pair.one, &pair.backend).await, Turn::start(&pair.one, &pair.backend).await);
+    for turn in [&mut ending, &mut stopped] {
+        turn.events(2).await;
+        pair.other.last_seq_is_at_least(&turn.id, 2).await;
+    }
+    pair.redis.command::<()>("CONFIG SET maxmemory 1").await;
+    for node in [&pair.one, &pair.other] {
+        detail_says(node, "it is full and refuses new blocks").await;
+        let refused = node.request("POST", "/chat").body(fresh_body()).send().await.unwrap();
+        assert_eq!(refused.status(), 503);
+    }
+    assert_eq!(pair.backend.requests().len(), 2, "nothing else went upstream");
+    assert_eq!(pair.other.stop(&stopped.id).await, json!({"result": "stopped"}));
+    stopped.upstream.aborted().await;
+    pair.other.state_is(&stopped.id, "cancelled").await;
+    let id = ending.end().await;
+    pair.other.state_is(&id, "completed").await;
+    assert_eq!(crate::support::events(&pair.other.whole(&id).await).len(), 2);
+    pair.one.metrics().await.assert_books_balance();
+}

@@ -1,5 +1,7 @@
 //! The store's calls, each on its scripts and commands.
 
+use tokio::time::{Instant, sleep};
+
 use super::*;
 
 #[async_trait]
@@ -21,6 +23,9 @@ impl TurnStore for RedisStore {
         let mut enlist = cmd("SADD");
         enlist.arg(keys.turns_of(node)).arg(id.as_str());
         let mut over = None;
+        if own.claim(id).is_none() {
+            link.check_room(&keys.meta(id))?;
+        }
         // Before it is claimed: if the reply is lost and nobody asks again, the claim is taken back with the log.
         own.insert(record, log);
         for _ in 0..ATTEMPTS {
@@ -84,7 +89,7 @@ impl TurnStore for RedisStore {
         match reply.code() {
             Some(1) => {
                 inner.heed(id, &reply);
-                for node in inner.own.watchers(id) {
+                for node in inner.own.appended(id, blocks.len()) {
                     let frame = Frame { turn: *id, prev: batch.prev, blocks: blocks.clone() };
                     inner.post(frame_to(node, frame));
                 }
@@ -109,11 +114,27 @@ impl TurnStore for RedisStore {
                 None => return Ok(Finished::Gone),
             },
         };
-        let reply = inner.write_end(id, epoch, session.as_ref(), Some(log), end).await?;
+        let began = Instant::now();
+        let reply = loop {
+            let ask = began.elapsed() < ASKED.0;
+            let reply = inner.write_end(id, epoch, session.as_ref(), Some(log), end, ask).await?;
+            if reply.code() != Some(-4) {
+                break reply;
+            }
+            sleep(ASKED.1).await;
+        };
         let finished = match reply.code() {
             Some(1) => {
                 inner.heed(id, &reply);
+                if let Some(bytes) = inner.own.stored(id) {
+                    inner.link.metrics.stored_turn_bytes.observe(bytes as f64);
+                }
                 Finished::Applied
+            }
+            Some(2) => {
+                inner.heed(id, &reply);
+                let (outcome, reason) = (Wish::StopSoon.outcome(), Wish::StopSoon.reason().into());
+                Finished::Already(End { outcome, reason, at: end.at })
             }
             Some(0) => match [1, 2, 3].map(|at| reply.bytes(at)) {
                 [Some(outcome), Some(reason), Some(at)] => Finished::Already(meta::read_end(outcome, reason, at)?),
@@ -124,11 +145,13 @@ impl TurnStore for RedisStore {
             Some(-1 | -3) => return Ok(Finished::Gone),
             _ => return reply.unknown(),
         };
-        let is_ours = match &finished {
-            Finished::Already(other) => other == end,
-            _ => true,
+        let written = match (reply.code(), &finished) {
+            (Some(2), Finished::Already(stopped)) => Some(stopped),
+            // An earlier attempt got through.
+            (_, Finished::Already(other)) => Some(other).filter(|other| *other == end),
+            _ => Some(end),
         };
-        if is_ours && let Some(claim) = inner.own.claim(id) {
+        if let (Some(end), Some(claim)) = (written, inner.own.claim(id)) {
             inner.ended.keep(claim, log.clone(), end.clone());
         }
         inner.forget_own(id, epoch);
@@ -189,6 +212,16 @@ impl TurnStore for RedisStore {
         tell.arg(inner.keys.inbox(&owner)).arg(Message::Stop(*id, wish).encode());
         inner.link.call::<u64>("stop", Lane::Commands, &tell).await?;
         Ok(StopRequested::Told)
+    }
+
+    async fn ask_stop(&self, record: &TurnRecord, asked: bool) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let note = ASK.on(&[inner.keys.meta(&record.id)]).arg(if asked { "1" } else { "" });
+        inner.link.call::<Reply>("stop", Lane::Commands, &note).await?;
+        let mut tell = cmd("PUBLISH");
+        tell.arg(inner.keys.inbox(&record.node)).arg(Message::Ask(record.id, asked).encode());
+        inner.link.call::<u64>("stop", Lane::Commands, &tell).await?;
+        Ok(())
     }
 
     async fn claim(&self, key: &Digest, value: &TurnId, ttl: Duration) -> Result<TurnId, StoreError> {

@@ -22,16 +22,13 @@ use tokio::{
 
 use super::{
     jitter,
+    keys::Keys,
     map::{Connected, Map},
     request::{Request, key_of},
-    server::ServerInfo,
     settings::{Servers, Settings},
     slots::Redirection,
 };
-use crate::store::StoreError;
-
-/// Told of every call: its name, how long it took, whether it was answered.
-pub type Observer = Arc<dyn Fn(&'static str, Duration, bool) + Send + Sync>;
+use crate::{metrics::Metrics, store::StoreError};
 
 /// Timeouts in a row after which a connection counts as broken: one may be a slow moment of the server.
 const TIMEOUTS: u32 = 2;
@@ -81,10 +78,12 @@ pub(super) struct Hints {
 /// See the module.
 pub(super) struct Link {
     pub(super) servers: Servers,
+    /// What a new server is tried with.
+    pub(super) keys: Keys,
     pub(super) connect_timeout: Duration,
     pub(super) command_timeout: Duration,
     pub(super) lease: Duration,
-    observer: Observer,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) current: ArcSwapOption<Map>,
     pub(super) status: watch::Sender<Status>,
     /// Says that the map is no longer right.
@@ -98,13 +97,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(servers: Servers, settings: &Settings, observer: Observer) -> Self {
+    pub(super) fn new(servers: Servers, settings: &Settings, keys: Keys, metrics: Arc<Metrics>) -> Self {
         Self {
             servers,
+            keys,
             connect_timeout: settings.connect_timeout,
             command_timeout: settings.command_timeout,
             lease: settings.lease,
-            observer,
+            metrics,
             current: ArcSwapOption::empty(),
             status: watch::channel(Status::Down("not connected yet".into())).0,
             outdated: Notify::new(),
@@ -123,7 +123,7 @@ impl Link {
     ) -> Result<T, StoreError> {
         let started = Instant::now();
         let reply = self.send(lane, request).await;
-        (self.observer)(operation, started.elapsed(), reply.is_ok());
+        self.metrics.store_call(operation, started.elapsed(), reply.is_ok());
         T::from_redis_value(reply?).map_err(|error| StoreError::Corrupt(error.to_string().into()))
     }
 
@@ -274,7 +274,7 @@ impl Link {
     }
 
     /// Sends a command to a server and reads its reply.
-    async fn exchange(
+    pub(super) async fn exchange(
         &self,
         server: &Connected,
         lane: Lane,
@@ -301,7 +301,7 @@ impl Link {
     }
 
     /// What an error means to whoever called. One that a connection does not survive has it replaced.
-    fn failed(&self, server: &Arc<Connected>, lane: Lane, error: &RedisError) -> StoreError {
+    pub(super) fn failed(&self, server: &Arc<Connected>, lane: Lane, error: &RedisError) -> StoreError {
         if server.is_broken_by(error, lane) {
             self.replace(server, &error.to_string());
         } else if error.code() == Some("CLUSTERDOWN") {
@@ -355,6 +355,11 @@ impl Link {
     }
 
     pub(super) fn set_status(&self, status: Status) {
+        let map = self.current.load();
+        let (connected, missing) = map.as_ref().map_or((0, 1), |map| (map.servers().len(), map.missing()));
+        self.metrics.store_servers.with_label_values(&["connected"]).set(connected as i64);
+        self.metrics.store_servers.with_label_values(&["missing"]).set(missing as i64);
+        self.metrics.store_up.set((missing == 0).into());
         self.status.send_if_modified(|now| {
             let news = *now != status;
             *now = status;
@@ -378,22 +383,6 @@ impl Link {
         self.current.load().as_ref().is_some_and(|map| map.is_steady(key.as_bytes(), self.lease))
     }
 
-    /// What all servers say of themselves now.
-    pub(super) async fn infos(&self) -> Result<Vec<(String, ServerInfo)>, StoreError> {
-        let map = self.map()?;
-        let started = Instant::now();
-        let infos = join_all(map.servers().into_iter().map(async |server| {
-            let until = started + self.command_timeout;
-            let reply = self.exchange(server, Lane::Commands, &cmd("INFO"), false, until).await;
-            let info = reply.and_then(|info| Ok(String::from_redis_value(info)?));
-            let info = info.map_err(|error| self.failed(server, Lane::Commands, &error))?;
-            Ok((server.address.clone(), ServerInfo::parse(&info)))
-        }));
-        let infos: Result<_, _> = infos.await.into_iter().collect();
-        (self.observer)("health", started.elapsed(), infos.is_ok());
-        infos
-    }
-
     /// Tries all connections: an idle one that was cut is found here; one that is in use, by its calls.
     pub(super) async fn ping(&self) {
         let Some(map) = self.current.load_full() else { return };
@@ -401,7 +390,7 @@ impl Link {
         join_all(lanes.map(async |(server, lane)| {
             let started = Instant::now();
             let reply = self.exchange(server, lane, &cmd("PING"), false, started + self.command_timeout).await;
-            (self.observer)("ping", started.elapsed(), reply.is_ok());
+            self.metrics.store_call("ping", started.elapsed(), reply.is_ok());
             if let Err(error) = reply {
                 let error = self.failed(server, lane, &error);
                 tracing::debug!(redis = server.address, %error, "Redis does not answer a ping");
@@ -430,7 +419,7 @@ impl Link {
         self.serving(channel).is_some_and(|server| Arc::ptr_eq(&server, &subscription.server))
     }
 
-    fn serving(&self, key: &str) -> Option<Arc<Connected>> {
+    pub(super) fn serving(&self, key: &str) -> Option<Arc<Connected>> {
         self.current.load().as_ref()?.server(key.as_bytes()).ok().cloned()
     }
 }

@@ -34,14 +34,16 @@ impl Inner {
                 health.detail.push_str(&format!(", {used} of {limit} bytes in use"));
                 if used >= limit {
                     health.ok = false;
-                    health.detail.push_str(
-                        ": it is full and refuses new blocks; raise maxmemory or shorten store.retain_after_end",
-                    );
+                    health.detail.push_str(": it is full and refuses new blocks");
+                } else if self.link.is_full(address) {
+                    health.detail.push_str(": it is nearly full and is given no new turns");
+                }
+                if used >= limit || self.link.is_full(address) {
+                    health.detail.push_str("; raise maxmemory or shorten store.retain_after_end");
                 }
             }
             if let Some(warning) = info.warning() {
-                health.detail.push_str("; ");
-                health.detail.push_str(&warning);
+                health.detail.push_str(&format!("; {warning}"));
             }
         }
         health

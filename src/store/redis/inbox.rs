@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use redis::{cmd, pipe};
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use super::{
@@ -105,13 +105,20 @@ impl Inner {
         let mut tick = interval(ECHO);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut nonce, mut echoed) = (0, 0);
+        let mut sent = Instant::now();
         let mut fresh = true;
         loop {
             tokio::select! {
                 message = subscription.stream.next() => {
                     let Some(message) = message else { return };
                     match Message::decode(Bytes::copy_from_slice(message.get_payload_bytes())) {
-                        Ok(Message::Echo(n)) => echoed = n,
+                        Ok(Message::Echo(n)) => {
+                            echoed = n;
+                            // An older one tells that messages arrive, and not how soon.
+                            if n == nonce + 1 || n == nonce {
+                                self.link.metrics.inbox_lag.observe(sent.elapsed().as_secs_f64());
+                            }
+                        }
                         Ok(message) => self.obey(message),
                         Err(error) => tracing::warn!(%error, "a message from another node is unreadable"),
                     }
@@ -127,6 +134,7 @@ impl Inner {
                     }
                     let mut echo = cmd("PUBLISH");
                     echo.arg(channel).arg(Message::Echo(nonce + 1).encode());
+                    sent = Instant::now();
                     // Only an echo that was sent can fail to come back.
                     if self.link.call::<u64>("echo", Lane::Commands, &echo).await.is_ok() {
                         nonce += 1;
@@ -163,11 +171,12 @@ impl Inner {
     fn obey(&self, message: Message) {
         match message {
             Message::Stop(id, wish) if self.own.contains(&id) => self.announce(StoreEvent::Stop(id, wish)),
+            Message::Ask(id, asked) if self.own.contains(&id) => self.announce(StoreEvent::Asked(id, asked)),
             Message::Watch(id, node) => self.watched(&id, node),
             Message::Look(id) => self.mirrors.look(&id),
             Message::Frames(frames) => frames.into_iter().for_each(|frame| self.mirrors.take(frame)),
             // A stop for a turn that is over, or an echo, which never gets here.
-            Message::Stop(..) | Message::Echo(_) => {}
+            Message::Stop(..) | Message::Ask(..) | Message::Echo(_) => {}
         }
     }
 

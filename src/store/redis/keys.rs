@@ -6,6 +6,7 @@
 //! | `P:{tag}:<turn>:s` | stream | `0-1` as header, then one entry `<last seq>-<blocks>` per batch | the same |
 //! | `P:{tag}:x:<session>` | hash | `run`, the running turn; `last`, the newest; `since`, when that one was started | the same |
 //! | `P:k:<key>` | string | a note: a turn | its own time |
+//! | `P:probe` | string | what rights are tried with | some seconds |
 //! | `P:secret` | string | the secret all nodes share | for ever |
 //! | `P:n:<node>` | string | sign of life | the lease |
 //! | `P:m:{<tag>}:<node>` | string | the node's mark at a server of a cluster that does not have its sign of life | the same |
@@ -59,6 +60,16 @@ impl Keys {
 
     pub(super) fn note(&self, key: &Digest) -> String {
         format!("{}:k:{}", self.prefix, HEXLOWER.encode(key))
+    }
+
+    /// What a user's rights are tried with.
+    pub(super) fn probe(&self) -> String {
+        format!("{}:probe", self.prefix)
+    }
+
+    /// The patterns of all keys and of all channels, as rights name them.
+    pub(super) fn patterns(&self) -> (String, String) {
+        (format!("~{}:*", self.prefix), format!("&{}:*", self.prefix))
     }
 
     pub(super) fn secret(&self) -> String {

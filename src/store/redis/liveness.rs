@@ -99,6 +99,7 @@ impl Inner {
                 }
             }
             self.mirrors.sweep();
+            self.link.metrics.mirrors.set(self.mirrors.len() as i64);
             self.ended.drop_older(KEPT.1);
             if status.borrow_and_update().generation().is_none() {
                 continue;
@@ -168,7 +169,7 @@ impl Inner {
         for (id, epoch) in self.own.abandoned() {
             let session = self.own.session(&id).flatten();
             let end = End { outcome: Outcome::Interrupted, reason: "abandoned".into(), at: now() };
-            let reply = self.write_end(&id, &epoch, session.as_ref(), None, &end).await?;
+            let reply = self.write_end(&id, &epoch, session.as_ref(), None, &end, false).await?;
             if reply.code() == Some(1) {
                 tracing::warn!(turn = id.short(), "ended a turn that nobody records any more");
             }
@@ -213,6 +214,7 @@ impl Inner {
         forget.cmd("ZREM").arg(self.keys.nodes()).arg(&*node.0);
         self.link.call::<()>("reap", Lane::Commands, &forget).await?;
         self.sightings.forget(node);
+        self.link.metrics.nodes_reaped.inc();
         tracing::warn!(%node, turns = ended, "a node is gone: its running turns ended as interrupted");
         Ok(())
     }
@@ -226,7 +228,10 @@ impl Inner {
         }
         let session = record.session.map(|session| session.key);
         let end = End { outcome: Outcome::Interrupted, reason: "owner_lost".into(), at: now() };
-        let reply = self.write_end(id, &record.epoch, session.as_ref(), None, &end).await?;
+        let reply = self.write_end(id, &record.epoch, session.as_ref(), None, &end, false).await?;
+        if reply.code() == Some(1) {
+            self.link.metrics.turns_reaped.inc();
+        }
         // Its followers: here, and on the node that last said so.
         self.mirrors.look(id);
         if let Some(watcher) = reply.node(2) {

@@ -1,7 +1,10 @@
 //! The connected servers, and which of them has which keys.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicU32},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU32},
+    },
     time::Duration,
 };
 
@@ -27,6 +30,8 @@ pub(super) struct Connected {
     pub(super) timeouts: [AtomicU32; 2],
     /// Why the connections cannot be used any more, once somebody has found out.
     pub(super) broken: OnceLock<Arc<str>>,
+    /// Whether it is so full that it is to take no new turns.
+    pub(super) full: AtomicBool,
     /// When it was last found to have been emptied behind its open connections.
     pub(super) emptied: Mutex<Option<Instant>>,
 }
@@ -138,6 +143,12 @@ impl Map {
         let served: u32 = self.shares.iter().map(|share| u32::from(share.last - share.first) + 1).sum();
         let missing = u32::from(SLOTS) - served;
         (missing > 0).then(|| format!("no server of the cluster has {missing} of the {SLOTS} slots").into())
+    }
+
+    /// How many parts of it cannot be asked.
+    pub(super) fn missing(&self) -> usize {
+        let unusable = self.shares.iter().filter(|share| share.usable().is_err()).count();
+        unusable + usize::from(unusable == 0 && self.lacking().is_some())
     }
 
     /// Whether the server of a key has been there, and the same, for so long.

@@ -14,6 +14,8 @@ use crate::{
 pub(super) enum Message {
     /// To the owner: stop this turn.
     Stop(TurnId, Wish),
+    /// To the owner: the backend is being asked to stop this turn, or is not any more.
+    Ask(TurnId, bool),
     /// To the owner: this node follows the turn. Repeated while it is so.
     Watch(TurnId, NodeId),
     /// To a watching node: look at the turn again (it has begun to answer, or ended).
@@ -41,6 +43,8 @@ impl Message {
             Self::Stop(turn, Wish::Stop) => tagged(b's', turn),
             Self::Stop(turn, Wish::StopSoon) => tagged(b'a', turn),
             Self::Stop(turn, Wish::Supersede) => tagged(b'S', turn),
+            Self::Ask(turn, true) => tagged(b'q', turn),
+            Self::Ask(turn, false) => tagged(b'u', turn),
             Self::Watch(turn, node) => [&tagged(b'w', turn), node.0.as_bytes()].concat(),
             Self::Look(turn) => tagged(b'l', turn),
             Self::Frames(frames) => {
@@ -68,6 +72,8 @@ impl Message {
             b's' => Self::Stop(take_turn(&mut message)?, Wish::Stop),
             b'a' => Self::Stop(take_turn(&mut message)?, Wish::StopSoon),
             b'S' => Self::Stop(take_turn(&mut message)?, Wish::Supersede),
+            b'q' => Self::Ask(take_turn(&mut message)?, true),
+            b'u' => Self::Ask(take_turn(&mut message)?, false),
             b'w' => {
                 let turn = take_turn(&mut message)?;
                 let node = std::mem::take(&mut message);
@@ -119,6 +125,7 @@ mod tests {
             turn().prop_map(|turn| Message::Stop(turn, Wish::StopSoon)),
             turn().prop_map(|turn| Message::Stop(turn, Wish::Supersede)),
             (turn(), "\\PC{0,40}").prop_map(|(turn, node)| Message::Watch(turn, NodeId(node.into()))),
+            (turn(), any::<bool>()).prop_map(|(turn, asked)| Message::Ask(turn, asked)),
             turn().prop_map(Message::Look),
             vec(frame, 0..5).prop_map(Message::Frames),
             any::<u64>().prop_map(Message::Echo),
@@ -132,7 +139,7 @@ mod tests {
         }
 
         #[test]
-        fn hostile_bytes_never_panic(tag in prop::sample::select(b"swlfe?".to_vec()), rest in vec(any::<u8>(), 0..200)) {
+        fn hostile_bytes_never_panic(tag in prop::sample::select(b"sqwlfe?".to_vec()), rest in vec(any::<u8>(), 0..200)) {
             let _ = Message::decode(Bytes::from([vec![tag], rest].concat()));
         }
     }

@@ -109,7 +109,6 @@ impl Mirrors {
     }
 
     /// How many turns are mirrored.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.lock().len()
     }
@@ -133,6 +132,7 @@ impl Inner {
         }
         let (nudges, nudged) = mpsc::channel(NUDGES);
         self.mirrors.insert(record.id, Mirror { log: Arc::downgrade(&log), nudges });
+        self.link.metrics.mirrors.set(self.mirrors.len() as i64);
         let filler = Filler {
             inner: self.clone(),
             id: record.id,

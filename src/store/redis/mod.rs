@@ -6,6 +6,7 @@
 //!
 //! * `connection`, `supervisor`: one task keeps the connection; calls never wait for it.
 //! * `map`, `slots`, `request`: which server of a cluster a call is for.
+//! * `server`, `probe`, `memory`: whether a server will do, and has room.
 //! * `liveness`: signs of life, and the end of dead nodes' turns.
 //! * `inbox`, `message`, `mirror`: how followers on other nodes are served.
 //! * `own`, `ended`: which turns this node owns, or owned a moment ago.
@@ -23,10 +24,12 @@ mod inbox;
 mod keys;
 mod liveness;
 mod map;
+mod memory;
 mod message;
 mod meta;
 mod mirror;
 mod own;
+mod probe;
 mod request;
 mod rewrite;
 mod scripts;
@@ -58,11 +61,12 @@ use self::{
     meta::Meta,
     mirror::Mirrors,
     own::OwnTurns,
-    scripts::{APPEND, DISCARD, FINISH, HEAD, STOP},
+    scripts::{APPEND, ASK, DISCARD, FINISH, HEAD, STOP},
     settings::Servers,
 };
 pub use self::{
-    connection::Observer,
+    probe::{Report, probe},
+    server::Problem,
     settings::{Settings, SettingsError},
 };
 use super::{
@@ -70,14 +74,17 @@ use super::{
     TurnStore,
 };
 use crate::{
+    metrics::Metrics,
     sse::{Seq, TurnId},
-    turn::{Batch, Budget, Digest, End, Epoch, Head, Log, NodeId, TurnRecord, Wish},
+    turn::{Batch, Budget, Digest, End, Epoch, Head, Log, NodeId, Outcome, TurnRecord, Wish},
 };
 
 /// Events that wait for [`TurnStore::next_event`].
 const EVENTS: usize = 4096;
 /// How often something is tried again that another node may have changed meanwhile.
 const ATTEMPTS: usize = 3;
+/// How long an end waits for the answer of a backend that is being asked for a stop, and how often it looks.
+const ASKED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(20));
 
 /// See the module.
 pub struct RedisStore {
@@ -85,7 +92,7 @@ pub struct RedisStore {
     events: tokio::sync::Mutex<mpsc::Receiver<StoreEvent>>,
     /// Renews this node's sign of life.
     live: AbortHandle,
-    others: [AbortHandle; 3],
+    others: [AbortHandle; 4],
 }
 
 /// What the store's calls and tasks share.
@@ -112,13 +119,13 @@ impl RedisStore {
         settings: Settings,
         node: NodeId,
         budget: Arc<Budget>,
-        observer: Observer,
+        metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, SettingsError> {
         let servers = Servers::from(&settings)?;
         let (outbox, letters) = mpsc::channel(OUTBOX);
         let (announced, events) = mpsc::channel(EVENTS);
         let inner = Arc::new(Inner {
-            link: Link::new(servers, &settings, observer),
+            link: Link::new(servers, &settings, Keys::new(settings.prefix.clone()), metrics),
             keys: Keys::new(settings.prefix.clone()),
             settings,
             node,
@@ -131,12 +138,13 @@ impl RedisStore {
             outbox,
             events: announced,
         });
-        let [one, two, three, four] = std::array::from_fn(|_| inner.clone());
+        let [one, two, three, four, five] = std::array::from_fn(|_| inner.clone());
         let live = tokio::spawn(async move { one.live().await }).abort_handle();
         let others = [
             tokio::spawn(async move { two.link.supervise().await }),
             tokio::spawn(async move { three.receive().await }),
             tokio::spawn(async move { four.deliver(letters).await }),
+            tokio::spawn(async move { five.link.watch_memory().await }),
         ];
         let others = others.map(|task| task.abort_handle());
         Ok(Arc::new(Self { inner, events: tokio::sync::Mutex::new(events), live, others }))
@@ -231,7 +239,8 @@ impl Inner {
         Ok(self.meta(id).await?.map(|meta| meta.record))
     }
 
-    /// Writes an end if the epoch owns the turn. With a log, only behind its last block.
+    /// Writes an end if the epoch owns the turn. With a log, only behind its last block; with `ask`, only if no backend is
+    /// being asked to stop the turn.
     async fn write_end(
         &self,
         id: &TurnId,
@@ -239,16 +248,23 @@ impl Inner {
         session: Option<&Digest>,
         log: Option<&Log>,
         end: &End,
+        ask: bool,
     ) -> Result<Reply, StoreError> {
         let last = log.map(|log| log.last().to_string()).unwrap_or_default();
         let mut fields = meta::end_fields(end);
         fields.extend(log.into_iter().flat_map(meta::log_fields));
+        // What a backend does that has agreed to stop, it does because of that.
+        let by_backend = matches!(end.outcome, Outcome::Completed | Outcome::Failed);
+        let stopped = Wish::StopSoon.outcome().as_str();
         let finish = FINISH
             .on(&self.keys.turn_and_session(id, session))
             .arg(&*epoch.0)
             .arg(last)
             .arg(id.as_str())
             .arg(millis(self.settings.retain_after_end))
+            .arg(if by_backend { stopped } else { "" })
+            .arg(Wish::StopSoon.reason())
+            .arg(if by_backend && ask { "1" } else { "" })
             .arg(fields);
         self.link.call("finish", Lane::Commands, &finish).await
     }

@@ -30,6 +30,8 @@ struct OwnTurn {
     claim: Option<TurnRecord>,
     /// Gone when nobody records the turn any more.
     log: Weak<Log>,
+    /// Bytes of its blocks as Redis has them.
+    stored: u64,
     /// Whether the node's set of turns has it.
     listed: bool,
     /// Who follows it, and until when that is believed.
@@ -45,7 +47,7 @@ impl OwnTurns {
         let log = Arc::downgrade(log);
         turns.insert(
             record.id,
-            OwnTurn { epoch: record.epoch.clone(), session, claim: None, log, listed: false, watchers },
+            OwnTurn { epoch: record.epoch.clone(), session, claim: None, log, stored: 0, listed: false, watchers },
         );
     }
 
@@ -100,8 +102,19 @@ impl OwnTurns {
 
     /// Who follows a turn now.
     pub(super) fn watchers(&self, id: &TurnId) -> Vec<NodeId> {
+        self.appended(id, 0)
+    }
+
+    /// Bytes of a turn's blocks as Redis has them.
+    pub(super) fn stored(&self, id: &TurnId) -> Option<u64> {
+        Some(self.lock().get(id)?.stored)
+    }
+
+    /// Notes that Redis has so many more bytes of a turn. Returns who follows it now.
+    pub(super) fn appended(&self, id: &TurnId, bytes: usize) -> Vec<NodeId> {
         let mut turns = self.lock();
         let Some(turn) = turns.get_mut(id) else { return Vec::new() };
+        turn.stored += bytes as u64;
         if !turn.watchers.is_empty() {
             let now = Instant::now();
             turn.watchers.retain(|(_, until)| *until > now);

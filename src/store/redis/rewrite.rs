@@ -66,13 +66,20 @@ impl Inner {
         let is_doubted = |turn: &Taken| doubted.contains(slot_of(self.keys.meta(&turn.record.id).as_bytes()));
         let turns = running.chain(ended).filter(is_doubted).collect::<Vec<_>>();
         let mut rewritten = stream::iter(turns)
-            .map(async |turn| self.rewrite(&turn).await.map(|written| written.then_some(turn.record.id)))
+            .map(async |turn| {
+                let state = if turn.end.is_some() { "ended" } else { "running" };
+                self.rewrite(&turn).await.map(|written| written.then_some(state))
+            })
             .buffer_unordered(AT_ONCE);
         // All of them are tried: in a cluster, some servers may be there and others not.
         let (mut turns, mut failed) = (0, None);
         while let Some(written) = rewritten.next().await {
             match written {
-                Ok(written) => turns += u32::from(written.is_some()),
+                Ok(Some(state)) => {
+                    turns += 1;
+                    self.link.metrics.turns_rewritten.with_label_values(&[state]).inc();
+                }
+                Ok(None) => {}
                 Err(error) => failed = Some(error),
             }
         }
@@ -115,7 +122,7 @@ impl Inner {
         if self.write_blocks(record, log, stored).await?
             && let Some(end) = end
         {
-            self.write_end(id, &record.epoch, key, Some(log), end).await?;
+            self.write_end(id, &record.epoch, key, Some(log), end, false).await?;
         }
         Ok(true)
     }
@@ -161,6 +168,7 @@ impl Inner {
                 return Ok(false);
             }
             self.heed(id, &reply);
+            self.link.metrics.blocks_repaired.inc_by(batch.blocks.len() as u64);
             stored = batch.last();
         }
         Ok(true)

@@ -24,6 +24,7 @@ scripts! {
     APPEND = "lua/append.lua";
     FINISH = "lua/finish.lua";
     DISCARD = "lua/discard.lua";
+    ASK = "lua/ask.lua";
     STOP = "lua/stop.lua";
     WATCH = "lua/watch.lua";
     BEAT = "lua/beat.lua";

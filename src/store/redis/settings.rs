@@ -203,6 +203,14 @@ impl Servers {
         })
     }
 
+    /// The sentinels and the name of the master they know, if there are any.
+    pub(super) fn sentinels(&self) -> Option<(&[Client], &str)> {
+        match &self.topology {
+            Topology::Sentinel { sentinels, master } => Some((sentinels, master)),
+            _ => None,
+        }
+    }
+
     /// The servers by which a cluster is found, if it is one.
     pub(super) fn seeds(&self) -> Option<&[Client]> {
         match &self.topology {

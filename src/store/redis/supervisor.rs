@@ -10,14 +10,14 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use redis::{Client, FromRedisValue as _, RedisResult, Value, cmd};
+use redis::{Client, RedisResult, Value, cmd};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     connection::{Link, Status},
     jitter,
     map::{Connected, Map, Share},
-    server::{ServerInfo, try_scripts},
+    server::{Examined, examine},
     slots::{Range, SLOTS, read_slots},
 };
 
@@ -227,21 +227,19 @@ impl Link {
             let config = self.servers.config();
             let mut commands = client.get_multiplexed_async_connection_with_config(config).await?;
             let bulk = client.get_multiplexed_async_connection_with_config(config).await?;
-            let info: Value = cmd("INFO").query_async(&mut commands).await?;
-            let info = ServerInfo::parse(&String::from_redis_value(info)?);
-            let fit = match info.check() {
-                Ok(()) => try_scripts(&mut commands).await?,
-                unfit => unfit,
-            };
-            RedisResult::Ok((commands, bulk, info, fit))
+            let examined = examine(&mut commands, &self.keys).await?;
+            RedisResult::Ok((commands, bulk, examined))
         };
         // Two connections and few commands: each has its own limit, and all together this one.
         let connected = timeout(self.connect_timeout * 2 + self.command_timeout, connect).await;
-        let (commands, bulk, info, fit) = match connected {
+        let (commands, bulk, Examined { info, unfit }) = match connected {
             Ok(connected) => connected.map_err(|error| self.name_in_cluster(address, error.to_string()))?,
             Err(_) => return Err(self.name_in_cluster(address, "connecting took too long".to_owned())),
         };
-        fit.map_err(|unfit| self.name_in_cluster(address, unfit.to_string()))?;
+        if !unfit.is_empty() {
+            let all = unfit.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            return Err(self.name_in_cluster(address, all));
+        }
         Ok(Connected {
             number: self.connections.fetch_add(1, Ordering::Relaxed),
             client: client.clone(),
@@ -251,6 +249,7 @@ impl Link {
             bulk,
             timeouts: Default::default(),
             broken: Default::default(),
+            full: Default::default(),
             emptied: Default::default(),
         })
     }
@@ -261,6 +260,6 @@ impl Link {
     }
 }
 
-fn host_of(address: &str) -> &str {
+pub(super) fn host_of(address: &str) -> &str {
     address.rsplit_once(':').map_or(address, |(host, _)| host)
 }

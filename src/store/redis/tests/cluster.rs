@@ -207,6 +207,30 @@ async fn a_turn_is_repaired_when_a_replica_that_lacks_a_part_takes_over() {
 }
 
 #[tokio::test]
+async fn a_cluster_that_lacks_a_part_is_told_before_it_is_used() {
+    let mut cluster = Cluster::start(3, 0, &[]).await;
+    let cluster_settings = cluster.settings();
+    let problems = async || probe(&cluster_settings).await.unwrap().problems;
+    // One of the two that are named is not there.
+    let [(server, problem)] = &problems().await[..] else { panic!("{:?}", problems().await) };
+    assert!(server.ends_with(":1") && problem.message.starts_with("cannot be used"), "{server} {problem}");
+    let whole = probe(&cluster_settings).await.unwrap().servers;
+    assert_eq!(whole.len(), 3, "{whole:?}");
+    cluster.servers[2].kill();
+    let all = format!("{:?}", problems().await);
+    assert!(all.contains(&format!("127.0.0.1:{}", cluster.servers[2].port)), "{all}");
+    cluster.servers[0].command::<()>(&["CLUSTER", "DELSLOTS", "0"]).await;
+    let all = format!("{:?}", problems().await);
+    assert!(all.contains("no server of the cluster has 1 of the 16384 slots"), "{all}");
+    let alone = Settings { cluster: true, ..settings(&Server::start(&[])) };
+    let all = format!("{:?}", probe(&alone).await.unwrap().problems);
+    assert!(all.contains("cannot be used"), "the server is gone: {all}");
+    let server = Server::start(&[]);
+    let all = format!("{:?}", probe(&Settings { cluster: true, ..settings(&server) }).await.unwrap().problems);
+    assert!(all.contains("leave store.cluster out"), "{all}");
+}
+
+#[tokio::test]
 async fn an_emptied_server_that_stays_connected_is_found_out() {
     let cluster = Cluster::start(3, 0, &[]).await;
     let (home, away) = (node("owner", cluster.settings()).await, node("reader", cluster.settings()).await);

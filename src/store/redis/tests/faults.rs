@@ -191,6 +191,41 @@ async fn a_full_server_refuses_blocks_and_takes_ends_and_stops() {
 }
 
 #[tokio::test]
+async fn a_nearly_full_server_is_given_no_new_turns_until_it_has_room() {
+    let server = Server::start(&[]);
+    let node = NodeId("home".into());
+    let store = connect(&node, settings(&server));
+    connected(&*store).await;
+    let home = Fixture { store: store.clone(), node, _guard: Box::new(()) };
+    let [running, ending] = [Owner::start(&home).await, Owner::start(&home).await];
+    let info: String = server.command(&["INFO", "memory"]).await;
+    let used: u64 = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().parse().unwrap();
+    // Nine tenths of the memory are in use: there is room for what follows here, whatever the clients' buffers take.
+    let limit = used * 10 / 9;
+    server.command::<()>(&["CONFIG", "SET", "maxmemory", &limit.to_string()]).await;
+    let full = store.inner.link.metrics.store_servers.with_label_values(&["full"]);
+    // Nobody asks for the health: it is found out all the same.
+    eventually("the server is found nearly full", async || full.get() == 1).await;
+    let late = record(&home.node, Some([1; 32]));
+    let refused = store.start(&late, &running.log, SessionPolicy::Replace).await;
+    assert!(matches!(&refused, Err(StoreError::Full(why)) if why.contains("85 %")), "{refused:?}");
+    assert_eq!((store.find(&late.id).await, store.session(&[1; 32]).await), (Ok(None), Ok(None)));
+    let health = store.health().await;
+    assert!(health.ok && health.detail.contains("given no new turns; raise maxmemory"), "{health:?}");
+    let memory = [&store.inner.link.metrics.store_memory_used, &store.inner.link.metrics.store_memory_limit];
+    assert!(memory[0].get() >= (limit * 85 / 100) as i64 && memory[1].get() == limit as i64);
+    // The turns it has go on.
+    running.keep(&["a"]).await;
+    ending.keep(&["a"]).await;
+    ending.complete().await;
+    assert_eq!(running.claim(SessionPolicy::Replace).await, Started::Fresh);
+
+    server.command::<()>(&["CONFIG", "SET", "maxmemory", &(limit * 100).to_string()]).await;
+    eventually("there is room again", async || full.get() == 0).await;
+    assert_eq!(store.start(&late, &running.log, SessionPolicy::Replace).await, Ok(Started::Fresh));
+}
+
+#[tokio::test]
 async fn an_unfit_server_is_waited_for() {
     let server = Server::start(&[]);
     server.command::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;

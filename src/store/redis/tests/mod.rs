@@ -4,9 +4,10 @@ mod cluster;
 mod failover;
 mod faults;
 mod nodes;
+mod probe;
 mod server;
 
-use std::{any::Any, sync::Mutex};
+use std::any::Any;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
@@ -16,7 +17,7 @@ use super::*;
 use crate::{
     config::{RedisScheme, RedisUrl, Secret},
     store::conformance::{DEADLINE, Fixture, Owner, conformance, end, eventually, read_to_end, read_until, record},
-    turn::{Cap, Outcome, Read},
+    turn::{Cap, Read},
 };
 
 /// A lease short enough to wait for.
@@ -50,7 +51,7 @@ async fn node(name: &str, settings: Settings) -> Fixture {
 }
 
 fn connect(node: &NodeId, settings: Settings) -> Arc<RedisStore> {
-    RedisStore::connect(settings, node.clone(), Budget::new(u64::MAX), Arc::new(|_, _, _| {})).unwrap()
+    RedisStore::connect(settings, node.clone(), Budget::new(u64::MAX), Arc::new(Metrics::new())).unwrap()
 }
 
 async fn connected(store: &dyn TurnStore) {
@@ -176,16 +177,20 @@ async fn a_socket_file_will_do() {
 #[tokio::test]
 async fn calls_are_observed() {
     let server = Server::start(&[]);
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let observer: Observer = {
-        let seen = seen.clone();
-        Arc::new(move |operation, _, ok| seen.lock().unwrap().push((operation, ok)))
-    };
-    let store = RedisStore::connect(settings(&server), NodeId("node".into()), Budget::new(9), observer).unwrap();
+    let store = connect(&NodeId("node".into()), settings(&server));
     connected(&*store).await;
     let record = record(&NodeId("node".into()), None);
     assert_eq!(store.find(&record.id).await, Ok(None));
-    assert!(seen.lock().unwrap().contains(&("find", true)));
+    let metrics = &store.inner.link.metrics;
+    assert_eq!(metrics.store_operations.with_label_values(&["find", "ok"]).get(), 1);
+    assert_eq!(metrics.store_up.get(), 1);
+    eventually("messages arrive", async || metrics.inbox_lag.get_sample_count() > 0).await;
+    server.freeze();
+    eventually("the outage is told", async || metrics.store_up.get() == 0).await;
+    assert_eq!(metrics.store_servers.with_label_values(&["missing"]).get(), 1);
+    server.thaw();
+    eventually("the server is back", async || metrics.store_up.get() == 1).await;
+    assert_eq!(metrics.store_servers.with_label_values(&["connected"]).get(), 1);
 }
 
 #[tokio::test]

@@ -127,6 +127,57 @@ async fn a_stop_crosses_nodes() {
 }
 
 #[tokio::test]
+async fn an_end_waits_for_a_backend_that_is_asked_for_a_stop_at_another_node() {
+    let server = Server::start(&[]);
+    let (home, away) = two_nodes(&server).await;
+    let eof = end(Outcome::Completed, "eof");
+    // What becomes of it, and how the turn ends.
+    let agrees = async |owner: &Owner| {
+        let told = away.store.request_stop(&owner.record.id, Wish::StopSoon).await;
+        assert_eq!(told, Ok(StopRequested::Told));
+    };
+    let refuses = async |owner: &Owner| away.store.ask_stop(&owner.record, false).await.unwrap();
+    for agreed in [true, false] {
+        let owner = Owner::start_as(&home, record(&home.node, Some([1; 32]))).await;
+        owner.keep(&["a"]).await;
+        away.store.ask_stop(&owner.record, true).await.unwrap();
+        let told = timeout(DEADLINE, home.store.next_event()).await;
+        assert_eq!(told, Ok(StoreEvent::Asked(owner.record.id, true)));
+        let ending = owner.write_end(&eof);
+        tokio::pin!(ending);
+        assert!(timeout(Duration::from_millis(200), &mut ending).await.is_err(), "it waits");
+        assert_eq!(away.store.find(&owner.record.id).await.unwrap().unwrap().end, None);
+        let (ended, ()) =
+            tokio::join!(ending, async { if agreed { agrees(&owner).await } else { refuses(&owner).await } });
+        let told = timeout(DEADLINE, home.store.next_event()).await.unwrap();
+        let cancelled = End { outcome: Outcome::Cancelled, reason: "stop".into(), at: eof.at };
+        if agreed {
+            assert_eq!(told, StoreEvent::Stop(owner.record.id, Wish::StopSoon));
+            assert_eq!(ended, Finished::Already(cancelled.clone()));
+        } else {
+            assert_eq!((told, ended), (StoreEvent::Asked(owner.record.id, false), Finished::Applied));
+        }
+        let found = away.store.find(&owner.record.id).await.unwrap().unwrap();
+        assert_eq!(found.end, Some(if agreed { cancelled } else { eof.clone() }));
+        // Nor does a failover change it.
+        server.command::<()>(&["FLUSHALL"]).await;
+        eventually("the end is written again", async || {
+            away.store.find(&owner.record.id).await.unwrap().is_some_and(|again| again.end == found.end)
+        })
+        .await;
+    }
+    // An end that is none of the backend's waits for nobody, and one whose asker has vanished not for long.
+    let [stopped, forgotten] = [Owner::start(&home).await, Owner::start(&home).await];
+    for owner in [&stopped, &forgotten] {
+        away.store.ask_stop(&owner.record, true).await.unwrap();
+    }
+    let began = Instant::now();
+    assert_eq!(stopped.write_end(&end(Outcome::Cancelled, "stop")).await, Finished::Applied);
+    assert!(began.elapsed() < ASKED.0, "{:?}", began.elapsed());
+    assert_eq!(timeout(DEADLINE, forgotten.write_end(&eof)).await, Ok(Finished::Applied));
+}
+
+#[tokio::test]
 async fn a_dead_owners_turn_is_interrupted_and_its_zombie_refused() {
     let server = Server::start(&[]);
     let (home, away) = two_nodes(&server).await;
