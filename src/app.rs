@@ -259,6 +259,7 @@ fn redis_settings(config: &Config) -> redis::Settings {
             config::Durability::Behind => Durability::Behind,
         },
         retain_after_end: store.retain_after_end,
+        seal: store.seal,
         max_turn: config.routes.iter().map(|route| route.max_turn).max().unwrap_or_default(),
         lease: store.lease,
         connect_timeout: store.connect_timeout,

@@ -69,8 +69,8 @@ pub struct Metrics {
     pub store_memory_used: IntGauge,
     /// Its limit; 0: none.
     pub store_memory_limit: IntGauge,
-    /// Bytes of a turn's blocks in the store, observed at its end.
-    pub stored_turn_bytes: Histogram,
+    /// Bytes of a turn's blocks in the store, by form: raw at its end, sealed when it has been compressed.
+    pub stored_turn_bytes: HistogramVec,
     /// Turns written again, wholly or in part, because the store had forgotten them, by state: running or ended.
     pub turns_rewritten: IntCounterVec,
     /// Dead nodes whose turns this one ended.
@@ -149,7 +149,7 @@ impl Metrics {
             store_servers: gauge_vec(&r, "store_servers", "Servers of the store", &["state"]),
             store_memory_used: gauge(&r, "store_memory_used_bytes", "Bytes in use at the fullest server"),
             store_memory_limit: gauge(&r, "store_memory_limit_bytes", "Limit of these, 0 without one"),
-            stored_turn_bytes: histogram(&r, "stored_turn_bytes", "Bytes of an ended turn in the store", &SIZE),
+            stored_turn_bytes: histogram_vec(&r, "stored_turn_bytes", "Bytes of ended turns", &["form"], &SIZE),
             turns_rewritten: counter_vec(&r, "turns_rewritten_total", "Turns the store had forgotten", &["state"]),
             nodes_reaped: counter(&r, "nodes_reaped_total", "Dead nodes found"),
             turns_reaped: counter(&r, "turns_reaped_total", "Turns of dead nodes ended"),

@@ -31,6 +31,9 @@ section! {
         pub flush_window: Duration = Duration::ZERO; ..=Duration::from_secs(1),
         /// How long a turn can be replayed after its end.
         pub retain_after_end: Duration = Duration::from_secs(600); Duration::from_secs(1)..=DAY * 30,
+        /// Redis only: compress turns when they have ended. Every node of a deployment must be able to read that before one
+        /// of them does it.
+        pub seal: bool = true,
         /// What happens to new turns while the store is down: `degrade` runs them from this node's memory, `reject`
         /// answers 503. Running turns go on either way.
         pub on_failure: OnFailure = OnFailure::Degrade,

@@ -127,7 +127,7 @@ impl TurnStore for RedisStore {
             Some(1) => {
                 inner.heed(id, &reply);
                 if let Some(bytes) = inner.own.stored(id) {
-                    inner.link.metrics.stored_turn_bytes.observe(bytes as f64);
+                    inner.link.metrics.stored_turn_bytes.with_label_values(&["raw"]).observe(bytes as f64);
                 }
                 Finished::Applied
             }
@@ -153,6 +153,7 @@ impl TurnStore for RedisStore {
         };
         if let (Some(end), Some(claim)) = (written, inner.own.claim(id)) {
             inner.ended.keep(claim, log.clone(), end.clone());
+            inner.seal_soon(id, epoch, log);
         }
         inner.forget_own(id, epoch);
         Ok(finished)

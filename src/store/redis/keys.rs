@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `P:{tag}:<turn>:m` | hash | what is known of the turn ([`super::meta`]) | longest turn + retention; at the end: retention |
 //! | `P:{tag}:<turn>:s` | stream | `0-1` as header, then one entry `<last seq>-<blocks>` per batch | the same |
+//! | `P:{tag}:<turn>:z` | stream | what [`super::seal`] is about to put in place of that | a minute |
 //! | `P:{tag}:x:<session>` | hash | `run`, the running turn; `last`, the newest; `since`, when that one was started | the same |
 //! | `P:k:<key>` | string | a note: a turn | its own time |
 //! | `P:probe` | string | what rights are tried with | some seconds |
@@ -42,6 +43,10 @@ impl Keys {
 
     pub(super) fn blocks(&self, id: &TurnId) -> String {
         format!("{}:{{{}}}:{id}:s", self.prefix, id.slot_tag())
+    }
+
+    pub(super) fn sealed(&self, id: &TurnId) -> String {
+        format!("{}:{{{}}}:{id}:z", self.prefix, id.slot_tag())
     }
 
     pub(super) fn session(&self, key: &Digest) -> String {

@@ -26,6 +26,7 @@ use super::{
     message::{Frame, Message},
     meta::{self, Meta},
     scripts::WATCH,
+    seal::Unsealer,
 };
 use crate::{
     sse::{Seq, TurnId},
@@ -143,6 +144,7 @@ impl Inner {
             running: record.end.is_none(),
             told: None,
             missing_since: None,
+            unsealer: Unsealer::default(),
         };
         tokio::spawn(filler.run(nudged));
         log
@@ -164,6 +166,7 @@ struct Filler {
     told: Option<Instant>,
     /// Since when the store has not known the turn.
     missing_since: Option<Instant>,
+    unsealer: Unsealer,
 }
 
 /// What a look into the store showed.
@@ -303,7 +306,8 @@ impl Filler {
     fn take_page(&mut self, log: &Log, entries: Vec<Value>) -> Result<(), Unreadable> {
         let (count, mut bytes) = (entries.len(), 0);
         for entry in entries {
-            let Entry { first, last, value } = Entry::read(entry)?;
+            let Entry { first, last, value, sealed } = Entry::read(entry)?;
+            let value = if sealed { self.unsealer.open(value)? } else { value };
             bytes += value.len();
             let blocks = decode_blocks(value)?;
             if first + blocks.len() as Seq != last + 1 {
@@ -356,6 +360,8 @@ struct Entry {
     first: Seq,
     last: Seq,
     value: Bytes,
+    /// Whether the value is compressed.
+    sealed: bool,
 }
 
 impl Entry {
@@ -368,9 +374,9 @@ impl Entry {
         let mut fields = fields.into_iter();
         match (fields.next(), fields.next()) {
             (Some(Value::BulkString(name)), Some(Value::BulkString(value)))
-                if name == b"d" && (1..=last).contains(&count) =>
+                if matches!(&name[..], b"d" | b"z") && (1..=last).contains(&count) =>
             {
-                Ok(Self { first: last - count + 1, last, value: value.into() })
+                Ok(Self { first: last - count + 1, last, value: value.into(), sealed: name == b"z" })
             }
             _ => Err(BAD),
         }
@@ -388,13 +394,16 @@ mod tests {
 
     #[test]
     fn an_entry_says_which_blocks_it_has() {
-        let read = Entry::read(entry("7-3", "d")).ok().map(|entry| (entry.first, entry.last, entry.value));
-        assert_eq!(read, Some((5, 7, Bytes::from_static(b"value"))));
+        for (field, sealed) in [("d", false), ("z", true)] {
+            let read = Entry::read(entry("7-3", field)).ok();
+            let read = read.map(|entry| (entry.first, entry.last, entry.value, entry.sealed));
+            assert_eq!(read, Some((5, 7, Bytes::from_static(b"value"), sealed)));
+        }
     }
 
     #[test]
     fn entries_of_another_form_are_refused() {
-        for (id, field) in [("7", "d"), ("7-0", "d"), ("7-8", "d"), ("x-1", "d"), ("7-3", "z"), ("", "d")] {
+        for (id, field) in [("7", "d"), ("7-0", "d"), ("7-8", "d"), ("x-1", "d"), ("7-3", "y"), ("", "d")] {
             assert!(Entry::read(entry(id, field)).is_err(), "{id} {field}");
         }
         assert!(Entry::read(Value::Nil).is_err());

@@ -8,6 +8,7 @@
 //! * `map`, `slots`, `request`: which server of a cluster a call is for.
 //! * `server`, `probe`, `memory`: whether a server will do, and has room.
 //! * `liveness`: signs of life, and the end of dead nodes' turns.
+//! * `seal`: ended turns, compressed.
 //! * `inbox`, `message`, `mirror`: how followers on other nodes are served.
 //! * `own`, `ended`: which turns this node owns, or owned a moment ago.
 //! * `doubt`, `rewrite`: what Redis may have forgotten, and how it is told again.
@@ -33,6 +34,7 @@ mod probe;
 mod request;
 mod rewrite;
 mod scripts;
+mod seal;
 mod server;
 mod settings;
 mod slots;
@@ -62,6 +64,7 @@ use self::{
     mirror::Mirrors,
     own::OwnTurns,
     scripts::{APPEND, ASK, DISCARD, FINISH, HEAD, STOP},
+    seal::{Sealing, WAITING},
     settings::Servers,
 };
 pub use self::{
@@ -92,7 +95,7 @@ pub struct RedisStore {
     events: tokio::sync::Mutex<mpsc::Receiver<StoreEvent>>,
     /// Renews this node's sign of life.
     live: AbortHandle,
-    others: [AbortHandle; 4],
+    others: [AbortHandle; 5],
 }
 
 /// What the store's calls and tasks share.
@@ -108,6 +111,7 @@ struct Inner {
     sightings: Sightings,
     /// This node's mark at each server, by the number of its connection (`doubt`).
     marks: Mutex<HashMap<u64, String>>,
+    sealings: mpsc::Sender<Sealing>,
     outbox: mpsc::Sender<Letter>,
     events: mpsc::Sender<StoreEvent>,
 }
@@ -123,6 +127,7 @@ impl RedisStore {
     ) -> Result<Arc<Self>, SettingsError> {
         let servers = Servers::from(&settings)?;
         let (outbox, letters) = mpsc::channel(OUTBOX);
+        let (sealings, to_seal) = mpsc::channel(WAITING);
         let (announced, events) = mpsc::channel(EVENTS);
         let inner = Arc::new(Inner {
             link: Link::new(servers, &settings, Keys::new(settings.prefix.clone()), metrics),
@@ -135,16 +140,18 @@ impl RedisStore {
             marks: Mutex::default(),
             mirrors: Mirrors::default(),
             sightings: Sightings::default(),
+            sealings,
             outbox,
             events: announced,
         });
-        let [one, two, three, four, five] = std::array::from_fn(|_| inner.clone());
+        let [one, two, three, four, five, six] = std::array::from_fn(|_| inner.clone());
         let live = tokio::spawn(async move { one.live().await }).abort_handle();
         let others = [
             tokio::spawn(async move { two.link.supervise().await }),
             tokio::spawn(async move { three.receive().await }),
             tokio::spawn(async move { four.deliver(letters).await }),
             tokio::spawn(async move { five.link.watch_memory().await }),
+            tokio::spawn(async move { six.seal_ended(to_seal).await }),
         ];
         let others = others.map(|task| task.abort_handle());
         Ok(Arc::new(Self { inner, events: tokio::sync::Mutex::new(events), live, others }))

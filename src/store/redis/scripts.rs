@@ -25,6 +25,7 @@ scripts! {
     FINISH = "lua/finish.lua";
     DISCARD = "lua/discard.lua";
     ASK = "lua/ask.lua";
+    SEAL = "lua/seal.lua";
     STOP = "lua/stop.lua";
     WATCH = "lua/watch.lua";
     BEAT = "lua/beat.lua";

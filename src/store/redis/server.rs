@@ -96,7 +96,7 @@ fn is_refused(error: &RedisError) -> bool {
 async fn try_rights(connection: &mut MultiplexedConnection, keys: &Keys) -> RedisResult<Vec<Problem>> {
     let key = keys.probe();
     let channel = keys.inbox(&NodeId("probe".into()));
-    let commands: [(&str, &str, &[&str]); 20] = [
+    let commands: [(&str, &str, &[&str]); 22] = [
         ("info", "server", &[]),
         ("set", &key, &["1", "PX", "10000"]),
         ("get", &key, &[]),
@@ -115,6 +115,8 @@ async fn try_rights(connection: &mut MultiplexedConnection, keys: &Keys) -> Redi
         ("zrangebyscore", &key, &["0", "0"]),
         ("ping", "probe", &[]),
         ("pexpire", &key, &["10000"]),
+        ("pttl", &key, &[]),
+        ("rename", &key, &[&key]),
         ("publish", &channel, &["probe"]),
         ("del", &key, &[]),
     ];

@@ -27,6 +27,8 @@ pub struct Settings {
     pub durability: Durability,
     /// How long a turn is kept after its end.
     pub retain_after_end: Duration,
+    /// Whether ended turns are compressed.
+    pub seal: bool,
     /// The longest that any route lets a turn run: a turn that nobody ends is forgotten after this and the retention.
     pub max_turn: Duration,
     /// How long a node owns its turns without a sign of life.
@@ -291,6 +293,7 @@ mod tests {
             prefix: "holdover".into(),
             durability: Durability::Behind,
             retain_after_end: Duration::from_secs(600),
+            seal: true,
             max_turn: Duration::from_secs(3600),
             lease: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(1),

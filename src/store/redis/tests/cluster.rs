@@ -86,7 +86,7 @@ impl Cluster {
 async fn a_cluster_keeps_every_promise() {
     let cluster = Cluster::start(3, 0, &[]).await;
     let build = async |promise: &str, retain_after_end| {
-        node("here", Settings { retain_after_end, prefix: promise.into(), ..cluster.settings() }).await
+        node("here", Settings { retain_after_end, seal: true, prefix: promise.into(), ..cluster.settings() }).await
     };
     conformance!(together build);
 }

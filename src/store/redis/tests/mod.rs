@@ -5,6 +5,7 @@ mod failover;
 mod faults;
 mod nodes;
 mod probe;
+mod seal;
 mod server;
 
 use std::any::Any;
@@ -30,6 +31,7 @@ fn settings(server: &Server) -> Settings {
         prefix: "holdover".into(),
         durability: Durability::Acked { deadline: Duration::from_millis(500) },
         retain_after_end: Duration::from_secs(60),
+        seal: false,
         max_turn: Duration::from_secs(600),
         lease: LEASE,
         connect_timeout: Duration::from_secs(1),
@@ -65,6 +67,19 @@ async fn build(retain_after_end: Duration) -> Fixture {
 }
 
 conformance!(build);
+
+/// The same promises where ended turns are compressed.
+mod sealed {
+    use super::*;
+
+    async fn build(retain_after_end: Duration) -> Fixture {
+        let server = Server::start(&[]);
+        let fixture = node("here", Settings { retain_after_end, seal: true, ..settings(&server) }).await;
+        Fixture { _guard: Box::new(server) as Box<dyn Any>, ..fixture }
+    }
+
+    conformance!(build);
+}
 
 /// An owner and a reader before one server.
 async fn two_nodes(server: &Server) -> (Fixture, Fixture) {
