@@ -50,7 +50,7 @@ use self::{
     meta::Meta,
     mirror::Mirrors,
     own::OwnTurns,
-    scripts::{APPEND, DISCARD, FINISH, HEAD, STOP},
+    scripts::{DISCARD, FINISH, HEAD, STOP},
     settings::Servers,
 };
 pub use self::{
