@@ -151,7 +151,12 @@ impl Server {
         free_port(Ipv4Addr::LOCALHOST)
     }
 
-    /// Kills the server. What it held is lost.
+    /// Has the server remember what it holds now: that is what it knows when it is started again.
+    pub(crate) async fn remember(&self) {
+        self.command::<()>(&["SAVE"]).await;
+    }
+
+    /// Kills the server. What it held is lost, but for what it was to remember.
     pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().expect("it runs");
         process.kill().unwrap();
