@@ -1,5 +1,7 @@
 //! Several nodes on one Redis, which come and go, and Redis with them.
 
+/// Sentinels and clusters whose masters die.
+mod deployments;
 /// Turns are found, followed and stopped at any node.
 mod following;
 /// Servers of all makes and versions.
