@@ -12,6 +12,8 @@ mod outages;
 mod owners;
 /// One turn per start, whichever node the client comes to.
 mod starts;
+/// Very many followers at once.
+mod storm;
 
 use std::{fmt::Display, future::Future, time::Duration};
 
