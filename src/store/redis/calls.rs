@@ -117,6 +117,13 @@ impl TurnStore for RedisStore {
             Some(-1 | -3) => return Ok(Finished::Gone),
             _ => return reply.unknown(),
         };
+        let is_ours = match &finished {
+            Finished::Already(other) => other == end,
+            _ => true,
+        };
+        if is_ours && let Some(claim) = inner.own.claim(id) {
+            inner.ended.keep(claim, log.clone(), end.clone());
+        }
         inner.forget_own(id, epoch);
         Ok(finished)
     }
@@ -232,8 +239,9 @@ impl TurnStore for RedisStore {
         self.inner.health().await
     }
 
-    /// Nothing of a turn's blocks is held here.
-    fn shed(&self, _bytes: u64) -> usize {
+    /// What is dropped here is still in Redis.
+    fn shed(&self, bytes: u64) -> usize {
+        self.inner.ended.shed(&self.inner.budget, bytes);
         0
     }
 
