@@ -25,7 +25,7 @@ use super::{
 use crate::{
     sse::{Seq, TurnId},
     store::StoreError,
-    turn::{End, Log, TurnRecord},
+    turn::{Batch, End, Epoch, Log, TurnRecord},
 };
 
 /// The largest batch: as a recorder's.
@@ -56,6 +56,19 @@ impl Inner {
             .arg(over.map_or("", TurnId::as_str))
             .arg(record.started_at)
             .arg(meta::start_fields(record))
+    }
+
+    /// A call that appends a batch, whose blocks are encoded already.
+    pub(super) fn append_call(&self, id: &TurnId, epoch: &Epoch, batch: &Batch, blocks: &[u8]) -> Invocation {
+        APPEND
+            .on(&[self.keys.meta(id), self.keys.blocks(id)])
+            .arg(&*epoch.0)
+            .arg(batch.prev)
+            .arg(batch.last())
+            .arg(batch.blocks.len())
+            .arg(blocks)
+            .arg(batch.blocks.iter().map(|block| block.bytes.len()).sum::<usize>())
+            .arg(batch.head.as_deref().map(encode_head))
     }
 
     /// Has Redis know all own turns in the doubted slots as far as they are recorded, and the ends of those that are over.
@@ -155,14 +168,7 @@ impl Inner {
     async fn write_blocks(&self, record: &TurnRecord, log: &Log, mut stored: Seq) -> Result<bool, StoreError> {
         let id = &record.id;
         while let Some(batch) = log.batch(stored, BATCH.0, BATCH.1) {
-            let append = APPEND
-                .on(&[self.keys.meta(id), self.keys.blocks(id)])
-                .arg(&*record.epoch.0)
-                .arg(batch.prev)
-                .arg(batch.last())
-                .arg(batch.blocks.len())
-                .arg(&encode_blocks(&batch.blocks)[..])
-                .arg(batch.blocks.iter().map(|block| block.bytes.len()).sum::<usize>());
+            let append = self.append_call(id, &record.epoch, &batch, &encode_blocks(&batch.blocks));
             let reply: Reply = self.link.call("append", Lane::Commands, &append).await?;
             if reply.code() != Some(1) {
                 return Ok(false);

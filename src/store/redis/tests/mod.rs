@@ -3,17 +3,20 @@
 mod cluster;
 mod failover;
 mod faults;
+mod makes;
 mod nodes;
 mod probe;
 mod seal;
-mod server;
+/// Shared with the black-box tests.
+#[path = "../../../../tests/support/servers/mod.rs"]
+mod servers;
 
 use std::any::Any;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
-use self::server::Server;
+use self::servers::{Cluster, Make, Recipe, Server};
 use super::*;
 use crate::{
     config::{RedisScheme, RedisUrl, Secret},
