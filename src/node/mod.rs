@@ -3,12 +3,14 @@
 //! * [`Node`]: finds, follows and stops turns, here or on other nodes.
 //! * `starts`: what happens before a request goes upstream.
 //! * `recording`: the task that drives a [`crate::turn::Recorder`].
+//! * `room`: which turns are given up when memory runs short.
 //! * [`Follow`]: one client's reading of a log.
 
 mod clock;
 mod follow;
 mod live;
 mod recording;
+mod room;
 mod starts;
 
 use std::{
@@ -30,6 +32,7 @@ pub use recording::{FromUpstream, TurnSource};
 pub use starts::{Begun, Pending, Refused, Start};
 
 use live::Visitors;
+use room::Room;
 
 use crate::{
     metrics::Metrics,
@@ -59,6 +62,7 @@ pub struct Node {
     settings: Settings,
     live: Mutex<HashMap<TurnId, Arc<LiveTurn>>>,
     visitors: Arc<Visitors>,
+    room: Room,
     /// Number of turns that are admitted and not over. Watched by the drain.
     running: watch::Sender<usize>,
     draining: watch::Sender<bool>,
@@ -152,6 +156,7 @@ impl Node {
             metrics,
             live: Mutex::default(),
             visitors: Arc::default(),
+            room: Room::default(),
             running: watch::channel(0).0,
             draining: watch::channel(false).0,
             max_turns: AtomicUsize::new(settings.max_turns),

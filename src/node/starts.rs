@@ -109,7 +109,7 @@ impl Node {
 
     async fn admit(self: &Arc<Self>, start: Start, id: TurnId) -> Result<Begun, Refused> {
         self.make_room(0);
-        if self.budget.exceeded_by(0) {
+        if self.short_of_memory() {
             return Err(Refused::Memory);
         }
         self.take_room()?;
@@ -271,29 +271,6 @@ impl Node {
     async fn forget(&self, key: &Digest, value: &TurnId) {
         if self.store.noted(key).await.is_ok_and(|noted| noted.as_ref() == Some(value)) {
             let _ = self.store.note(key, value, Duration::from_millis(1)).await;
-        }
-    }
-
-    /// Sheds ended turns until `bytes` more fit.
-    pub(super) fn make_room(&self, bytes: u64) {
-        self.metrics.buffered_bytes.set(self.budget.used().try_into().unwrap_or(i64::MAX));
-        if self.budget.exceeded_by(bytes) {
-            let shed = self.store.shed(bytes);
-            self.metrics.turns_shed.inc_by(shed as u64);
-        }
-    }
-
-    /// Takes an ended turn off the books, and off the list once its followers had time to read the rest here.
-    pub(super) fn turn_over(self: &Arc<Self>, turn: &Arc<LiveTurn>) {
-        self.running.send_modify(|n| *n -= 1);
-        let (node, id) = (self.clone(), turn.admitted().id);
-        if self.settings.linger.is_zero() {
-            node.live().remove(&id);
-        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                sleep(node.settings.linger).await;
-                node.live().remove(&id);
-            });
         }
     }
 }
