@@ -9,6 +9,7 @@
 //! | [`answer`] | whole answers as text, to be compared |
 //! | [`fault`] | a TCP proxy that cuts event streams after or inside chosen events |
 //! | [`redis`] | a Redis server to be killed, frozen and started again |
+//! | [`servers`] | servers of all makes, clusters of them, and sentinels |
 //! | [`turn`] | a running turn from all three sides |
 //! | [`dialect`] | whole turns as backends of well-known APIs write them |
 //! | [`program`] | child processes: real clients, and backends nobody here wrote |
@@ -27,6 +28,7 @@ pub(crate) mod holdover;
 pub(crate) mod program;
 pub(crate) mod random;
 pub(crate) mod redis;
+pub(crate) mod servers;
 pub(crate) mod sse;
 pub(crate) mod turn;
 pub(crate) mod wire;

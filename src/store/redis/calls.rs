@@ -72,14 +72,7 @@ impl TurnStore for RedisStore {
     async fn append(&self, id: &TurnId, epoch: &Epoch, batch: &Batch) -> Result<Appended, StoreError> {
         let inner = &self.inner;
         let blocks = encode_blocks(&batch.blocks);
-        let append = APPEND
-            .on(&[inner.keys.meta(id), inner.keys.blocks(id)])
-            .arg(&*epoch.0)
-            .arg(batch.prev)
-            .arg(batch.last())
-            .arg(batch.blocks.len())
-            .arg(&blocks[..])
-            .arg(batch.blocks.iter().map(|block| block.bytes.len()).sum::<usize>());
+        let append = inner.append_call(id, epoch, batch, &blocks);
         let reply: Reply = inner.link.call("append", Lane::Commands, &append).await?;
         match reply.code() {
             Some(1) => {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     sse::TurnId,
     store::StoreError,
-    turn::{Log, TurnRecord},
+    turn::{Batch, Epoch, Log, TurnRecord},
 };
 
 /// The largest batch: as a recorder's.
@@ -38,6 +38,19 @@ impl Inner {
             .arg(over.map_or("", TurnId::as_str))
             .arg(record.started_at)
             .arg(meta::start_fields(record))
+    }
+
+    /// A call that appends a batch, whose blocks are encoded already.
+    pub(super) fn append_call(&self, id: &TurnId, epoch: &Epoch, batch: &Batch, blocks: &[u8]) -> Invocation {
+        APPEND
+            .on(&[self.keys.meta(id), self.keys.blocks(id)])
+            .arg(&*epoch.0)
+            .arg(batch.prev)
+            .arg(batch.last())
+            .arg(batch.blocks.len())
+            .arg(blocks)
+            .arg(batch.blocks.iter().map(|block| block.bytes.len()).sum::<usize>())
+            .arg(batch.head.as_deref().map(encode_head))
     }
 
     /// Has Redis know all own turns that have been claimed, as far as they are recorded.
@@ -74,14 +87,7 @@ impl Inner {
         let stored: Option<String> = self.link.call("find", Lane::Commands, &get).await?;
         let Some(mut stored) = stored.and_then(|text| text.parse().ok()) else { return Ok(()) };
         while let Some(batch) = log.batch(stored, BATCH.0, BATCH.1) {
-            let append = APPEND
-                .on(&[self.keys.meta(id), self.keys.blocks(id)])
-                .arg(&*record.epoch.0)
-                .arg(batch.prev)
-                .arg(batch.last())
-                .arg(batch.blocks.len())
-                .arg(&encode_blocks(&batch.blocks)[..])
-                .arg(batch.blocks.iter().map(|block| block.bytes.len()).sum::<usize>());
+            let append = self.append_call(id, &record.epoch, &batch, &encode_blocks(&batch.blocks));
             let reply: Reply = self.link.call("append", Lane::Commands, &append).await?;
             // The recorder is at it, too: it writes the rest.
             if reply.code() != Some(1) {

@@ -2,15 +2,18 @@
 
 mod cluster;
 mod faults;
+mod makes;
 mod nodes;
-mod server;
+/// Shared with the black-box tests.
+#[path = "../../../../tests/support/servers/mod.rs"]
+mod servers;
 
 use std::{any::Any, sync::Mutex};
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
-use self::server::Server;
+use self::servers::{Cluster, Make, Recipe, Server};
 use super::*;
 use crate::{
     config::{RedisScheme, RedisUrl, Secret},
