@@ -58,6 +58,8 @@ pub struct LiveTurn {
     degraded: AtomicBool,
     /// Since when nobody follows; 0: somebody does.
     detached_since: AtomicU64,
+    /// Whether it was told to end for its memory.
+    given_up: AtomicBool,
     /// Stops that the backend was asked for and has not answered.
     asked: watch::Sender<usize>,
 }
@@ -74,6 +76,7 @@ impl LiveTurn {
             watched: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             detached_since: AtomicU64::new(0),
+            given_up: AtomicBool::new(false),
             asked: watch::channel(0).0,
         })
     }
@@ -142,6 +145,17 @@ impl LiveTurn {
     /// Asks for the end.
     pub(super) fn stop(&self, outcome: Outcome, reason: &'static str) {
         let _ = self.commands.send(Command::Stop(outcome, reason));
+    }
+
+    /// Asks for the end, so that its memory becomes free.
+    pub(super) fn give_up(&self, outcome: Outcome, reason: &'static str) {
+        self.given_up.store(true, Ordering::Relaxed);
+        self.stop(outcome, reason);
+    }
+
+    /// Whether that was asked for.
+    pub(super) fn given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     /// Carries out somebody's wish.

@@ -214,6 +214,18 @@ impl Holdover {
         eventually(what, || async { Some(self.status(turn).await).filter(|status| status["state"] == state) }).await
     }
 
+    /// Bytes of memory that it uses.
+    pub(crate) fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("it runs, on Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of KiB") << 10
+    }
+
+    /// Files and sockets that it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("it runs, on Linux").count()
+    }
+
     /// Sends a signal by name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         assert!(self.exit.borrow().is_none(), "the process is gone");
