@@ -174,6 +174,33 @@ pub(super) async fn told_again(pair: &Pair) {
 }
 
 #[tokio::test]
+async fn a_turn_that_redis_forgets_right_after_its_end_is_told_again() {
+    let mut pair = Pair::start().await;
+    for restart in [false, true] {
+        let mut turn = Turn::start_with(&pair.one, &pair.backend, &[("X-Session", "s")]).await;
+        let shown = turn.events(3).await;
+        let id = turn.end().await;
+        pair.one.state_is(&id, "completed").await;
+        if restart {
+            pair.redis.kill9();
+            pair.redis.restart().await;
+        } else {
+            pair.redis.flush_all().await;
+        }
+        let known = || async {
+            let answer = pair.other.request("GET", &format!("/.holdover/turns/{id}")).send().await.unwrap();
+            (answer.status() == 200).then_some(answer)
+        };
+        eventually("the turn to be known again", known).await;
+        let status = pair.other.state_is(&id, "completed").await;
+        assert_eq!((&status["last_seq"], &status["session"]), (&json!(3), &json!("s")));
+        assert_eq!(crate::support::events(&pair.other.whole(&id).await), shown);
+        let session = pair.other.request("GET", "/.holdover/sessions/s").send().await.unwrap();
+        assert_eq!(session.json::<serde_json::Value>().await.unwrap()["turn"], id);
+    }
+}
+
+#[tokio::test]
 async fn without_redis_at_start_turns_run_from_memory_and_are_stored_later() {
     let (backend, redis) = (Backend::start().await, Redis::reserved());
     let mut pair = Pair::on(backend, redis, "", "").await;

@@ -344,7 +344,7 @@ impl Filler {
     /// The store does not know the turn: its owner will write it again, if it lives and has it.
     fn missing(&mut self, log: &Log) -> Looked {
         let since = *self.missing_since.get_or_insert_with(Instant::now);
-        if self.running && since.elapsed() < self.inner.settings.lease * 3 / 2 {
+        if since.elapsed() < self.inner.settings.lease * 3 / 2 {
             return Looked::Everything;
         }
         tracing::warn!(turn = self.id.short(), "the store has lost a turn: its followers are cut");

@@ -93,6 +93,10 @@ async fn a_turn_is_repaired_when_a_replica_that_lacks_a_part_takes_over() {
     cluster.servers[master].command::<i64>(&["CLIENT", "KILL", "TYPE", "replica"]).await;
     owner.keep(&["b", "c"]).await;
     read_until(&log, 0, |read| read == b"abc").await;
+    // In the same slot, and over before the master dies.
+    let ended = Owner::start(&home).await;
+    ended.keep(&["x", "y"]).await;
+    ended.complete().await;
     // Turns of the other servers go on: one of 99 sessions is there.
     let keys = Keys::new("holdover".into());
     let mut other = None;
@@ -123,4 +127,47 @@ async fn a_turn_is_repaired_when_a_replica_that_lacks_a_part_takes_over() {
     assert_eq!(read_to_end(&log, 0).await.0, "abcd");
     connected(&*away.store).await;
     assert_eq!(read_to_end(&*open_at(&away, &owner, 0).await, 0).await.0, "abcd");
+    eventually("the turn that was over is known again", async || {
+        let found = away.store.find(&ended.record.id).await;
+        found.is_ok_and(|found| found.is_some_and(|record| record.end.is_some()))
+    })
+    .await;
+    assert_eq!(read_to_end(&*open_at(&away, &ended, 0).await, 0).await.0, "xy");
+}
+
+#[tokio::test]
+async fn an_emptied_server_that_stays_connected_is_found_out() {
+    let cluster = Cluster::start(3, 0, &[]).await;
+    let (home, away) = (node("owner", cluster.settings()).await, node("reader", cluster.settings()).await);
+    let keys = Keys::new("holdover".into());
+    // A silent turn at each server, and one that has just ended.
+    let mut turns: Vec<Vec<Owner>> = (0..3).map(|_| Vec::new()).collect();
+    for byte in 1..100 {
+        let record = record(&home.node, Some([byte; 32]));
+        let at = cluster.owner_of(&keys.meta(&record.id)).await;
+        if turns[at].len() < 2 {
+            let owner = Owner::start_as(&home, record).await;
+            owner.keep(&["a", "b"]).await;
+            turns[at].push(owner);
+        }
+    }
+    for pair in &turns {
+        pair[1].complete().await;
+    }
+    for (server, pair) in cluster.servers.iter().zip(&turns) {
+        server.command::<()>(&["FLUSHALL"]).await;
+        for owner in pair {
+            eventually("the turn is known again", async || {
+                let found = away.store.find(&owner.record.id).await;
+                found.is_ok_and(|found| found.is_some_and(|record| record.last == 2 && record.end == owner.log.ended()))
+            })
+            .await;
+        }
+    }
+    // Nobody was taken for dead.
+    for owner in turns.iter().map(|pair| &pair[0]) {
+        owner.keep(&["c"]).await;
+        owner.complete().await;
+        assert_eq!(read_to_end(&*open_at(&away, owner, 0).await, 0).await.0, "abc");
+    }
 }

@@ -1,6 +1,7 @@
 //! The store before real servers: the promises of every store, and those that only a shared one makes.
 
 mod cluster;
+mod failover;
 mod faults;
 mod makes;
 mod nodes;
