@@ -15,6 +15,7 @@ mod starts;
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -352,6 +353,12 @@ impl Node {
     pub fn start_draining(&self) {
         self.draining.send_replace(true);
         self.metrics.draining.set(1);
+    }
+
+    /// Has clients that follow turns of other nodes here go on there, where they are served without this node. Whoever comes
+    /// meanwhile is served for as long as `after`, too, so that no client is sent away as often as it comes.
+    pub async fn send_visitors_away(&self, after: Duration) -> Infallible {
+        self.visitors.send_away(after).await
     }
 
     /// Waits until no turn runs, at most for `max`; what runs then is interrupted. Whether all turns came to their own end.
