@@ -3,16 +3,13 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    sync::watch,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::live::Following;
 use crate::{
     metrics::Metrics,
     sse::{self, Seq},
-    turn::{End, Log, Position, Read, Rewrite},
+    turn::{End, Log, Position, Read, Rewrite, Watcher},
 };
 
 /// Most bytes that are handed out at once. A follower that is far behind takes them in few large writes.
@@ -44,7 +41,7 @@ pub enum Delivery {
 pub struct Follow {
     log: Arc<Log>,
     position: Position,
-    changed: watch::Receiver<()>,
+    changed: Watcher,
     pace: Pace,
     /// Whether the first event is still to come.
     first: bool,
@@ -55,7 +52,7 @@ pub struct Follow {
     replay_until: Seq,
     rewrite: Option<Rewrite>,
     metrics: Arc<Metrics>,
-    _following: Option<Following>,
+    following: Option<Following>,
 }
 
 impl Follow {
@@ -79,7 +76,7 @@ impl Follow {
             pace,
             rewrite: None,
             metrics,
-            _following: following,
+            following,
         }
     }
 
@@ -108,7 +105,7 @@ impl Follow {
     /// What is to be done next; waits for it. May be dropped and called again.
     pub async fn next(&mut self) -> Delivery {
         loop {
-            self.changed.borrow_and_update();
+            self.changed.look();
             if let Some(delivery) = self.read() {
                 self.last_sent = Instant::now();
                 return delivery;
@@ -119,12 +116,15 @@ impl Follow {
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                changed = self.changed.changed() => {
-                    if changed.is_err() {
-                        return Delivery::Broken("the log is gone");
-                    }
+            let sent_away = async {
+                match &mut self.following {
+                    Some(following) => following.sent_away().await,
+                    None => std::future::pending().await,
                 }
+            };
+            tokio::select! {
+                () = self.changed.changed() => {}
+                () = sent_away => return Delivery::Broken("draining"),
                 () = idle => {
                     if let Some(line) = self.keep_alive() {
                         return Delivery::Data(vec![line]);

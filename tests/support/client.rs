@@ -35,6 +35,35 @@ impl Client {
         }
     }
 
+    /// Connects, if somebody listens.
+    pub(crate) async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let stream = within(DEADLINE, "a connection, or none", TcpStream::connect(address)).await.ok()?;
+        let body = Body::new(Framing::Length(0));
+        Some(Self { wire: Wire::new(stream), method: String::new(), body, partial: BytesMut::new() })
+    }
+
+    /// Sends a whole request and reads the head of its answer; `None` if the connection ends before.
+    pub(crate) async fn try_request(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Option<Head> {
+        self.method = method.to_owned();
+        let mut request =
+            format!("{method} {target} HTTP/1.1\r\nHost: chat.test\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        if !self.try_send(request + "\r\n" + body).await {
+            return None;
+        }
+        let head = within(DEADLINE, "a response head, or none", self.wire.head()).await?;
+        self.body = Body::new(Framing::of_response(&head, method));
+        Some(head)
+    }
+
     /// Sends bytes as they are.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let sent = within(DEADLINE, "bytes to be taken", self.wire.write(bytes.as_ref())).await;

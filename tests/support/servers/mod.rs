@@ -65,6 +65,7 @@ pub(crate) struct Recipe {
     make: Make,
     host: Ipv4Addr,
     arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
     /// Lines of the configuration of a sentinel, which keeps its state there.
     sentinel: Option<String>,
 }
@@ -73,7 +74,7 @@ impl Recipe {
     /// At 127.0.0.1, with nothing on disk.
     pub(crate) fn new(make: Make) -> Self {
         let arguments = ["--save", "", "--appendonly", "no"].map(Into::into).to_vec();
-        Self { make, host: Ipv4Addr::LOCALHOST, arguments, sentinel: None }
+        Self { make, host: Ipv4Addr::LOCALHOST, arguments, environment: vec![], sentinel: None }
     }
 
     /// A sentinel with this configuration.
@@ -81,12 +82,9 @@ impl Recipe {
         Self { arguments: vec![], sentinel: Some(configuration), ..Self::new(make) }
     }
 
-    /// At a loopback address nobody else uses. Connections come from 127.0.0.1, so nothing can take the port while the
-    /// server is away, not even an attempt to connect to it.
+    /// At an address of its own.
     pub(crate) fn alone(self) -> Self {
-        static SERVERS: AtomicU32 = AtomicU32::new(0);
-        let server = SERVERS.fetch_add(1, Ordering::Relaxed);
-        let host = Ipv4Addr::from(0x7f80_0000 | ((std::process::id() ^ (server << 16)) & 0x007f_ffff));
+        let host = own_host();
         // Else the others would hear of the address that its connections come from.
         match self.sentinel {
             Some(lines) => Self { host, sentinel: Some(format!("{lines}sentinel announce-ip {host}\n")), ..self },
@@ -97,6 +95,12 @@ impl Recipe {
     /// With more arguments.
     pub(crate) fn with(mut self, arguments: &[impl AsRef<str>]) -> Self {
         self.arguments.extend(arguments.iter().map(|argument| argument.as_ref().into()));
+        self
+    }
+
+    /// With variables of the environment.
+    pub(crate) fn env(mut self, variables: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        self.environment.extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value)));
         self
     }
 
@@ -117,6 +121,14 @@ impl Recipe {
         let port = free_port(self.host);
         Server { host: self.host, port, process: None, dir: tempfile::tempdir().unwrap(), recipe: self.clone() }
     }
+}
+
+/// A loopback address nobody else uses. Connections come from 127.0.0.1, so nothing can take a port there while its server
+/// is away, not even an attempt to connect to it.
+pub(crate) fn own_host() -> Ipv4Addr {
+    static HOSTS: AtomicU32 = AtomicU32::new(0);
+    let host = HOSTS.fetch_add(1, Ordering::Relaxed);
+    Ipv4Addr::from(0x7f80_0000 | ((std::process::id() ^ (host << 16)) & 0x007f_ffff))
 }
 
 /// A port that was free a moment ago.
@@ -189,6 +201,7 @@ impl Server {
         }
         command.args(["--port", &self.port.to_string(), "--bind", &self.host.to_string(), "--dir"]);
         command.arg(self.dir.path()).args(&self.recipe.arguments);
+        command.envs(self.recipe.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let answers = answers(&self.client(""), &mut process);
