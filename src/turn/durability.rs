@@ -278,7 +278,13 @@ impl Keeping {
             StoreReply::Finished(Finished::Applied) => return self.ended(None),
             StoreReply::Finished(Finished::Already(end)) => return self.ended(Some(end)),
             StoreReply::Unavailable => self.pause(now),
-            StoreReply::Full => self.retry_at = Some(now + FULL),
+            StoreReply::Full => {
+                self.retry_at = Some(now + FULL);
+                // What has no room for a new turn will not have it soon.
+                if !self.started {
+                    self.degrade(log);
+                }
+            }
         }
         Verdict::GoOn
     }

@@ -135,7 +135,10 @@ impl Inner {
         if self.write_blocks(record, log, stored).await?
             && let Some(end) = end
         {
-            self.write_end(id, &record.epoch, key, Some(log), end, false).await?;
+            let reply = self.write_end(id, &record.epoch, key, Some(log), end, false).await?;
+            if matches!(reply.code(), Some(1 | 2)) {
+                self.seal_soon(id, &record.epoch, log);
+            }
         }
         Ok(true)
     }
