@@ -500,6 +500,11 @@ impl Upload {
         Self { pieces: None, sent: 0, limit: 0 }
     }
 
+    /// Whether all of the request was read.
+    pub(super) fn is_done(&self) -> bool {
+        self.pieces.is_none()
+    }
+
     /// What comes next from the client. Waits until the upstream side has room for it, so that [`Upload::pass_on`] never
     /// does: a backend that reads no more for now must not keep its answer from being read. Cancel-safe.
     pub(super) async fn read(&self, session: &mut Session) -> Result<Option<Bytes>> {
