@@ -329,14 +329,18 @@ impl Drop for Exchange {
     }
 }
 
-/// Gives a connection to whoever needs one next. One of HTTP/2 loses this request's stream only, with a reset if that has not
-/// ended. The runtime is gone only where the process ends.
+/// Gives a connection to whoever needs one next, mostly before the end of this answer is told to anybody: who hears of it and
+/// asks again at once finds it in the pool. One of HTTP/2 loses this request's stream only, with a reset if that has not ended.
+/// The runtime is gone only where the process ends.
 fn hand_back(upstreams: Arc<Upstreams>, connection: Box<Connection>) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move {
-            let Connection { session, peer } = *connection;
-            upstreams.connector().release_http_session(session, &*peer, peer.idle_timeout()).await;
-        });
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let mut released = Box::pin(async move {
+        let Connection { session, peer } = *connection;
+        upstreams.connector().release_http_session(session, &*peer, peer.idle_timeout()).await;
+    });
+    // What is not kept but closed may take its time.
+    if (&mut released).now_or_never().is_none() {
+        runtime.spawn(released);
     }
 }
 
