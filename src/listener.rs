@@ -3,19 +3,19 @@
 //! Pingora's own service binds by name, never tells which port it got, and panics when it cannot bind. Here binding is a
 //! step of its own, so that a port that is taken is an error message and port 0 can be used.
 
+mod socket;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsRawFd,
     sync::Arc,
     time::Duration,
 };
 
-use async_trait::async_trait;
 use listenfd::ListenFd;
 use pingora::{
-    apps::{HttpServerApp, ReusedHttpStream, ServerApp},
-    protocols::{GetSocketDigest, SocketDigest, http::ServerSession, l4::stream::Stream},
+    apps::{HttpServerApp, ServerApp},
+    protocols::http::ServerSession,
 };
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -24,6 +24,8 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+
+pub use self::socket::Socket;
 
 /// A bound address. Connections wait in the accept queue until [`Listener::serve`].
 #[derive(Debug)]
@@ -133,7 +135,6 @@ impl Listener {
         options: Connections,
         shutdown: watch::Receiver<bool>,
     ) {
-        let app = Versions { http1: Arc::new(Http1(app.clone())), any: app };
         let mut connections = JoinSet::new();
         let mut stop = shutdown.clone();
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
@@ -168,34 +169,7 @@ impl Listener {
                 },
             }
         }
-        app.any.http_cleanup().await;
-    }
-}
-
-/// An application twice: Pingora, where it may speak HTTP/2 without TLS, waits for the 24 bytes of its preface before it
-/// looks at a request, for ever if the request is shorter. So what is no preface never gets there.
-struct Versions<A> {
-    any: Arc<A>,
-    http1: Arc<Http1<A>>,
-}
-
-impl<A> Clone for Versions<A> {
-    fn clone(&self) -> Self {
-        Self { any: self.any.clone(), http1: self.http1.clone() }
-    }
-}
-
-/// An application that is spoken to in HTTP/1 only.
-struct Http1<A>(Arc<A>);
-
-#[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Http1<A> {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        session: ServerSession,
-        shutdown: &watch::Receiver<bool>,
-    ) -> Option<ReusedHttpStream> {
-        self.0.process_new_http(session, shutdown).await
+        app.http_cleanup().await;
     }
 }
 
@@ -204,7 +178,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 async fn serve_connection<A: HttpServerApp + Send + Sync + 'static>(
     stream: TcpStream,
-    app: &Versions<A>,
+    app: &Arc<A>,
     options: Connections,
     shutdown: &watch::Receiver<bool>,
 ) {
@@ -212,13 +186,31 @@ async fn serve_connection<A: HttpServerApp + Send + Sync + 'static>(
         tracing::debug!(%error, "connection without its socket options");
     }
     let Ok(http2) = timeout(options.first_byte, begins_http2(&stream)).await else { return };
-    let fd = stream.as_raw_fd();
-    let mut stream = Stream::from(stream);
-    stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
+    let stream = Box::new(Socket::new(stream));
+    // Pingora, where it may speak HTTP/2 without TLS, waits for the 24 bytes of its preface before it looks at a request, for
+    // ever if the request is shorter. So what is no preface never gets there.
     if http2 {
-        app.any.process_new(Box::new(stream), shutdown).await;
+        app.process_new(stream, shutdown).await;
     } else {
-        app.http1.process_new(Box::new(stream), shutdown).await;
+        serve_http1(stream, app, shutdown).await;
+    }
+}
+
+/// Serves the requests of one connection, one after the other.
+async fn serve_http1<A: HttpServerApp + Send + Sync + 'static>(
+    stream: Box<Socket>,
+    app: &Arc<A>,
+    shutdown: &watch::Receiver<bool>,
+) {
+    let mut session = ServerSession::new_http1(stream);
+    // What Pingora does by itself. The application may know better.
+    session.set_keepalive((!*shutdown.borrow()).then_some(60));
+    while let Some(reused) = app.process_new_http(session, shutdown).await {
+        let (stream, settings) = reused.consume();
+        session = ServerSession::new_http1(stream);
+        if let Some(settings) = settings {
+            settings.apply_to_session(&mut session);
+        }
     }
 }
 

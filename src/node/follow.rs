@@ -1,11 +1,11 @@
 //! One client's reading of a log: replay, then live, from one source and without a seam.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
-use super::live::Following;
+use super::{alarm::Alarm, live::Following};
 use crate::{
     metrics::Metrics,
     sse::{self, Seq},
@@ -47,7 +47,7 @@ pub struct Follow {
     first: bool,
     last_sent: Instant,
     /// Armed lazily: it fires at most once per keep-alive time, whatever is sent in between.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Alarm>,
     /// What was recorded before this follower came counts as replayed.
     replay_until: Seq,
     rewrite: Option<Rewrite>,
@@ -68,7 +68,7 @@ impl Follow {
         Self {
             changed: log.subscribe(),
             replay_until: log.last(),
-            timer: pace.keepalive.map(|idle| Box::pin(sleep_until(now + idle))),
+            timer: pace.keepalive.map(|idle| Alarm::at(now + idle)),
             last_sent: now,
             first: pace.reconnect.is_some(),
             log,
@@ -112,7 +112,7 @@ impl Follow {
             }
             let idle = async {
                 match &mut self.timer {
-                    Some(timer) => timer.await,
+                    Some(timer) => timer.rings().await,
                     None => std::future::pending().await,
                 }
             };
@@ -188,7 +188,7 @@ impl Follow {
             self.last_sent = now;
         }
         let next = if silent { now + idle } else { due };
-        self.timer.as_mut()?.as_mut().reset(next);
+        self.timer.as_mut()?.set(next);
         // What passes unrecorded may stand in the middle of a line.
         (silent && !self.position.in_unrecorded()).then_some(Bytes::from_static(b":\n"))
     }

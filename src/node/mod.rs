@@ -6,6 +6,7 @@
 //! * `room`: which turns are given up when memory runs short.
 //! * [`Follow`]: one client's reading of a log.
 
+mod alarm;
 mod clock;
 mod follow;
 mod live;

@@ -4,13 +4,11 @@ use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Node,
+    alarm::Alarm,
     live::{Command, LiveTurn, Opening},
 };
 use crate::{
@@ -76,8 +74,7 @@ impl<S: TurnSource> Recording<S> {
         )
         .speaking(dialect);
         recorder.handle(clock.now(), Input::Followed(turn.followed()));
-        let timer = sleep_until(Instant::now());
-        tokio::pin!(timer);
+        let mut timer = Alarm::at(Instant::now());
         loop {
             if call.is_none()
                 && let Some(next) = recorder.next_call(clock.now())
@@ -93,9 +90,9 @@ impl<S: TurnSource> Recording<S> {
             }
             // Clocks are moved forward lazily: most events only push a deadline further away.
             if let Some(wake) = recorder.next_wake().map(|at| Instant::from_std(clock.instant(at)))
-                && (wake < timer.deadline() || timer.is_elapsed())
+                && (wake < timer.deadline() || timer.has_rung())
             {
-                timer.as_mut().reset(wake);
+                timer.set(wake);
             }
             let full = turn.followers() > 0 && turn.log().unrecorded_is_full();
             let upstream = async {
@@ -138,7 +135,7 @@ impl<S: TurnSource> Recording<S> {
                 }
                 Some(command) = commands.recv() => command.input(&turn),
                 () = turn.log().unrecorded_taken(), if full => Input::Tick,
-                () = &mut timer => Input::Tick,
+                () = timer.rings() => Input::Tick,
             };
             if let Input::Chunk(bytes) = &input {
                 ledger.chunk(bytes.len() + recorder.held());

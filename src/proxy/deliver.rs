@@ -1,8 +1,14 @@
 //! Hands a turn to one client: header, replay, live events, end.
+//!
+//! Once the client of HTTP/1.1 has sent its whole request, a task of its own writes to its socket: an event then wakes a task
+//! that does nothing else, and goes from the log to the kernel without a copy. In HTTP/2, and before that, the session writes.
+
+mod direct;
 
 use bytes::{Bytes, BytesMut};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader, proxy::Session};
 
+use self::direct::Direct;
 use super::source::Upload;
 use crate::{
     metrics::Metrics,
@@ -34,7 +40,12 @@ pub(super) async fn deliver(
     if let Some(priming) = priming {
         write(session, priming).await.inspect_err(|error| cut(metrics, error))?;
     }
-    loop {
+    let delivery = loop {
+        if upload.is_done()
+            && let Some(direct) = Direct::of(session)
+        {
+            break direct.deliver(follow).await.inspect_err(|error| cut(metrics, error))?;
+        }
         let delivery = tokio::select! {
             // Where there is something to write, nobody looks whether the client is still there: writing tells.
             biased;
@@ -46,20 +57,20 @@ pub(super) async fn deliver(
                 continue;
             }
         };
-        match delivery {
-            Delivery::Data(pieces) => {
-                for piece in gathered(pieces) {
-                    write(session, piece).await.inspect_err(|error| cut(metrics, error))?;
-                }
+        let Delivery::Data(pieces) = delivery else { break delivery };
+        for piece in gathered(pieces) {
+            write(session, piece).await.inspect_err(|error| cut(metrics, error))?;
+        }
+    };
+    match delivery {
+        Delivery::Data(_) => unreachable!("the loop goes on with data"),
+        Delivery::End(_) => session.write_response_body(None, true).await.map(|()| None),
+        Delivery::Lost(end) => Ok(Some(end)),
+        Delivery::Broken(reason) => {
+            if matches!(reason, "behind" | "draining") {
+                metrics.followers_cut.with_label_values(&[reason]).inc();
             }
-            Delivery::End(_) => return session.write_response_body(None, true).await.map(|()| None),
-            Delivery::Lost(end) => return Ok(Some(end)),
-            Delivery::Broken(reason) => {
-                if matches!(reason, "behind" | "draining") {
-                    metrics.followers_cut.with_label_values(&[reason]).inc();
-                }
-                return Err(Error::explain(BROKEN, reason).into_down());
-            }
+            Err(Error::explain(BROKEN, reason).into_down())
         }
     }
 }

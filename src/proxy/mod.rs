@@ -176,6 +176,9 @@ impl Gateway {
     }
 
     /// Answers the request, or says that it goes Pingora's own way.
+    ///
+    /// What it takes to get there lives on the heap for just so long: an answer may last for hours, and its task would keep the
+    /// room for all of it.
     async fn handle(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         let settings = self.settings.load_full();
         let limits = hygiene::Limits { max_header_bytes: settings.listen.max_header_bytes };
@@ -224,32 +227,33 @@ impl Gateway {
         ctx.kind = purpose.kind();
         match purpose {
             Purpose::Pass => return Ok(false),
-            Purpose::Own(path) => self.control(session, &path, principal).await?,
+            Purpose::Own(path) => Box::pin(self.control(session, &path, principal)).await?,
             Purpose::Resume(id) => {
                 let matched = self.matched_by_path(session.req_header()).unwrap_or_default();
                 let follow = matched.resume(session, &id);
-                if let Resumed::AtBackend(native_id) = self.resume(session, follow, principal.as_ref()).await? {
-                    self.continue_at_backend(session, &matched, &id, &native_id, principal).await?;
+                let resumed = Box::pin(self.resume(session, follow, principal.as_ref())).await?;
+                if let Resumed::AtBackend(native_id) = resumed {
+                    Box::pin(self.continue_at_backend(session, &matched, &id, &native_id, principal)).await?;
                 }
             }
             Purpose::Ask(matched, request) => {
                 body::discard(session).await?;
                 let request = request.with_body(Some(Bytes::new()));
-                let answered = self.answer_ask(session, &matched, &request, principal.as_ref()).await?;
+                let answered = Box::pin(self.answer_ask(session, &matched, &request, principal.as_ref())).await?;
                 if !answered {
                     ctx.kind = Kind::Passed;
                 }
                 return Ok(answered);
             }
             Purpose::Start(matched, request) => {
-                let request = match self.read(session, &matched, request).await? {
+                let request = match Box::pin(self.read(session, &matched, request)).await? {
                     Ok(request) => request,
                     Err(problem) => return answers::problem(session, &problem).await.map(|()| true),
                 };
                 ctx.kind = Kind::Resume;
-                if !self.answer_ask(session, &matched, &request, principal.as_ref()).await? {
+                if !Box::pin(self.answer_ask(session, &matched, &request, principal.as_ref())).await? {
                     ctx.kind = Kind::Start;
-                    self.start(session, &matched, request, principal, None).await?;
+                    Box::pin(self.start(session, &matched, request, principal, None)).await?;
                 }
             }
         }

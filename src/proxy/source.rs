@@ -329,14 +329,18 @@ impl Drop for Exchange {
     }
 }
 
-/// Gives a connection to whoever needs one next. One of HTTP/2 loses this request's stream only, with a reset if that has not
-/// ended. The runtime is gone only where the process ends.
+/// Gives a connection to whoever needs one next, mostly before the end of this answer is told to anybody: who hears of it and
+/// asks again at once finds it in the pool. One of HTTP/2 loses this request's stream only, with a reset if that has not ended.
+/// The runtime is gone only where the process ends.
 fn hand_back(upstreams: Arc<Upstreams>, connection: Box<Connection>) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move {
-            let Connection { session, peer } = *connection;
-            upstreams.connector().release_http_session(session, &*peer, peer.idle_timeout()).await;
-        });
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let mut released = Box::pin(async move {
+        let Connection { session, peer } = *connection;
+        upstreams.connector().release_http_session(session, &*peer, peer.idle_timeout()).await;
+    });
+    // What is not kept but closed may take its time.
+    if (&mut released).now_or_never().is_none() {
+        runtime.spawn(released);
     }
 }
 
@@ -498,6 +502,11 @@ impl Upload {
     /// Where nothing is left to send.
     pub(super) fn none() -> Self {
         Self { pieces: None, sent: 0, limit: 0 }
+    }
+
+    /// Whether all of the request was read.
+    pub(super) fn is_done(&self) -> bool {
+        self.pieces.is_none()
     }
 
     /// What comes next from the client. Waits until the upstream side has room for it, so that [`Upload::pass_on`] never

@@ -69,17 +69,17 @@ impl Gateway {
         continues: Option<&EventId>,
     ) -> Result<()> {
         let by_session = self.sessions_are_open_to(principal.as_ref());
-        let prepared = self.prepare(matched, request, principal).await;
+        let prepared = Box::pin(self.prepare(matched, request, principal)).await;
         let likely = likely_stream(session.req_header());
         // A request that hardly becomes a turn costs the store nothing until it does.
         let admission = if likely || prepared.start.session.is_some() {
-            let mut begun = self.node.begin(prepared.start.clone()).await;
+            let mut begun = Box::pin(self.node.begin(prepared.start.clone())).await;
             if let Ok(Begun::Attach(found, _)) = begun {
-                if self.attach(session, found, prepared.start.marks.body.as_ref()).await? {
+                if Box::pin(self.attach(session, found, prepared.start.marks.body.as_ref())).await? {
                     return Ok(());
                 }
                 // What it was a retry of turned out to be no event stream: it is a start of its own.
-                begun = self.node.begin(prepared.start.clone()).await;
+                begun = Box::pin(self.node.begin(prepared.start.clone())).await;
             }
             match begun {
                 Ok(Begun::Fresh(pending)) => Admission::Pending(pending),
@@ -90,7 +90,7 @@ impl Gateway {
                 }
                 Ok(Begun::Busy(turn)) => {
                     let asker = prepared.start.principal;
-                    return self.busy(session, by_session.then_some(turn), asker.as_ref()).await;
+                    return Box::pin(self.busy(session, by_session.then_some(turn), asker.as_ref())).await;
                 }
                 Err(refused) => return answers::problem(session, &refusal(&refused)).await,
             }
@@ -100,12 +100,23 @@ impl Gateway {
         if let Some(turn) = admission.turn() {
             let Prepared { profile, request, principal, .. } = &prepared;
             let names = profile.names(request, &http::HeaderMap::new());
-            self.note_names(*profile, names, &turn.admitted().id, principal.as_ref()).await;
+            Box::pin(self.note_names(*profile, names, &turn.admitted().id, principal.as_ref())).await;
             if let Some(event) = continues {
-                self.note_continuation(event, &turn.admitted().id).await;
+                Box::pin(self.note_continuation(event, &turn.admitted().id)).await;
             }
         }
-        self.forward(session, matched, admission, prepared, likely).await
+        let (opened, body_mark, upload) = Box::pin(self.forward(session, matched, admission, prepared, likely)).await?;
+        match opened {
+            Opened::Recording(turn, following) => {
+                self.follow_first(session, matched, &turn, following, body_mark, upload).await
+            }
+            Opened::Plain(header, end, exchange) => {
+                let silence = self.settings.load().upstream.read_timeout;
+                Box::pin(pipe(session, header, end, exchange, upload, silence)).await
+            }
+            Opened::Nothing(status) => answers::problem(session, &Problem::of_status(status)).await,
+            Opened::Stopped => answers::problem(session, &Problem::stopped()).await,
+        }
     }
 
     /// The session takes one turn at a time. The name of the one that runs is a key to it: `turn` is set for who may attach
@@ -205,7 +216,7 @@ impl Gateway {
         }
     }
 
-    /// Sends the request upstream and passes on what comes.
+    /// Sends the request upstream, and waits for what comes of it.
     async fn forward(
         &self,
         session: &mut Session,
@@ -213,7 +224,7 @@ impl Gateway {
         admission: Admission,
         prepared: Prepared,
         likely: bool,
-    ) -> Result<()> {
+    ) -> Result<(Opened, Option<Digest>, Upload)> {
         let body = prepared.request.body().cloned();
         if body.is_none() {
             body::invite(session).await?;
@@ -232,7 +243,7 @@ impl Gateway {
             opened,
         };
         tokio::spawn(waiting.run());
-        let outcome = loop {
+        let opened = loop {
             tokio::select! {
                 opened = &mut opening => match opened {
                     Ok(opened) => break opened,
@@ -248,17 +259,7 @@ impl Gateway {
                 }
             }
         };
-        match outcome {
-            Opened::Recording(turn, following) => {
-                self.follow_first(session, matched, &turn, following, body_mark, upload).await
-            }
-            Opened::Plain(header, end, exchange) => {
-                let silence = self.settings.load().upstream.read_timeout;
-                pipe(session, header, end, exchange, upload, silence).await
-            }
-            Opened::Nothing(status) => answers::problem(session, &Problem::of_status(status)).await,
-            Opened::Stopped => answers::problem(session, &Problem::stopped()).await,
-        }
+        Ok((opened, body_mark, upload))
     }
 
     /// The client that started the turn follows it from its first event.

@@ -59,7 +59,11 @@ pub struct Stamper {
 
 /// Memory for small outputs: each takes its part, and the block is freed with the last of them.
 #[derive(Default)]
-struct Arena(BytesMut);
+struct Arena {
+    free: BytesMut,
+    /// Size of the last block.
+    last: usize,
+}
 
 const PREFIX: usize = "id: ".len() + TurnId::LEN + "-".len();
 
@@ -281,8 +285,10 @@ fn put_decimal(mut number: u64, to: &mut BytesMut) {
 }
 
 impl Arena {
-    /// Size of one allocation, in bytes: some dozens of the events that chat backends send.
+    /// Greatest size of one allocation, in bytes: some dozens of the events that chat backends send.
     const BLOCK: usize = 8 * 1024;
+    /// Size of the first. Each is twice the one before it: a turn that says little takes little.
+    const FIRST: usize = 1024;
 
     /// What `fill` writes, about `len` bytes.
     fn write(&mut self, len: usize, fill: impl FnOnce(&mut BytesMut)) -> Bytes {
@@ -292,11 +298,12 @@ impl Arena {
             fill(&mut own);
             return own.freeze();
         }
-        if self.0.capacity() < len {
-            self.0 = BytesMut::with_capacity(Self::BLOCK);
+        if self.free.capacity() < len {
+            self.last = (self.last * 2).clamp(Self::FIRST, Self::BLOCK);
+            self.free = BytesMut::with_capacity(self.last.max(len));
         }
-        fill(&mut self.0);
-        self.0.split().freeze()
+        fill(&mut self.free);
+        self.free.split().freeze()
     }
 }
 

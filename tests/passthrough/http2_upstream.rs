@@ -69,7 +69,7 @@ async fn a_stop_resets_the_stream_and_not_the_connection() {
         stop.request("DELETE", &format!("/.holdover/turns/{id}"), &[], "").await;
         assert_eq!(stop.head().await.status(), 200);
         assert_eq!(upstream.aborted().await, h2::Reason::CANCEL);
-        assert_eq!(client.rest().await.1, Ending::Broken);
+        assert!(client.rest().await.1.is_clean(), "who is stopped is done");
     }
     assert_eq!(backend.connections(), 1);
 }
