@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     DEADLINE,
@@ -27,6 +27,15 @@ impl Client {
     /// Connects.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = within(DEADLINE, "a connection", TcpStream::connect(address)).await.expect("somebody listens");
+        Self::over(stream)
+    }
+
+    /// Connects to somebody who may not be there, or may not answer.
+    pub(crate) async fn try_connect(address: SocketAddr, limit: Duration) -> Option<Self> {
+        Some(Self::over(timeout(limit, TcpStream::connect(address)).await.ok()?.ok()?))
+    }
+
+    fn over(stream: TcpStream) -> Self {
         Self {
             wire: Wire::new(stream),
             method: String::new(),
@@ -84,6 +93,32 @@ impl Client {
         let head = head.expect("the connection was closed before a response head");
         self.body = Body::new(Framing::of_response(&head, &self.method));
         head
+    }
+
+    /// Sends a whole request to somebody who may leave or fall silent, and reads the head of the answer.
+    pub(crate) async fn try_request(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+        limit: Duration,
+    ) -> Option<Head> {
+        self.method = method.to_owned();
+        let mut request =
+            format!("{method} {target} HTTP/1.1\r\nHost: chat.test\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        request += "\r\n";
+        request += body;
+        let answered = async {
+            let sent = self.wire.write(request.as_bytes()).await;
+            if sent { self.wire.head().await } else { None }
+        };
+        let head = timeout(limit, answered).await.ok()??;
+        self.body = Body::new(Framing::of_response(&head, method));
+        Some(head)
     }
 
     /// Reads the head of the final answer.
@@ -192,11 +227,6 @@ impl Client {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("a socket takes options");
         let stream = within(DEADLINE, "a connection", socket.connect(address)).await.expect("somebody listens");
-        Self {
-            wire: Wire::new(stream),
-            method: String::new(),
-            body: Body::new(Framing::Length(0)),
-            partial: BytesMut::new(),
-        }
+        Self::over(stream)
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -15,10 +15,17 @@ use reqwest::Method;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::{Backend, Client, DEADLINE, eventually, within};
+use super::{
+    Backend, Client, DEADLINE, eventually,
+    namespace::{Cable, Namespace},
+    within,
+};
 
 /// How a process is to be started.
 pub(crate) struct Setup {
+    /// What stands in front of its command line.
+    entering: Vec<String>,
+    host: IpAddr,
     upstreams: Vec<String>,
     config: String,
     environment: Vec<(String, String)>,
@@ -43,13 +50,22 @@ impl Setup {
         self
     }
 
+    /// In a network of its own, listening on its front.
+    pub(crate) fn inside(mut self, namespace: &Namespace) -> Self {
+        self.entering = namespace.entering().map(str::to_owned).to_vec();
+        self.host = namespace.inside(Cable::Front).into();
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(self) -> Holdover {
         let folder = tempfile::tempdir().expect("a folder for the configuration");
         let file = folder.path().join("holdover.toml");
         std::fs::write(&file, &self.config).expect("the configuration can be written");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_holdover"));
-        command.args(["run", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--config"]).arg(&file);
+        let words = [self.entering, vec![env!("CARGO_BIN_EXE_holdover").to_owned()]].concat();
+        let mut command = Command::new(&words[0]);
+        let any = SocketAddr::from((self.host, 0)).to_string();
+        command.args(&words[1..]).args(["run", "--listen", &any, "--admin-listen", &any, "--config"]).arg(&file);
         for upstream in &self.upstreams {
             command.args(["--upstream", upstream]);
         }
@@ -131,7 +147,8 @@ impl Holdover {
 
     /// To be configured, without a backend yet.
     pub(crate) fn setup() -> Setup {
-        Setup { upstreams: Vec::new(), config: String::new(), environment: Vec::new() }
+        let host = Ipv4Addr::LOCALHOST.into();
+        Setup { entering: Vec::new(), host, upstreams: Vec::new(), config: String::new(), environment: Vec::new() }
     }
 
     /// With nothing but a backend.

@@ -12,10 +12,15 @@ use tokio::time::sleep;
 
 use super::{DEADLINE, LOOK_AGAIN, within};
 
-/// See the module. Dropped, it is killed. What it held is gone with each process: nothing is written to disk.
+/// See the module. Dropped, it is killed. What it held is gone with each process: nothing is written to disk, but for what
+/// sentinels and servers of a cluster know of each other.
 pub(crate) struct Redis {
     address: SocketAddr,
     folder: TempDir,
+    /// In front of what every server is told.
+    sentinel: bool,
+    arguments: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     child: Option<Child>,
 }
 
@@ -33,10 +38,43 @@ impl Redis {
 
     /// An address where a server can be started later.
     pub(crate) fn reserved() -> Self {
-        let address = own_address();
-        let listener = TcpListener::bind((address, 0)).expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
-        Self { address, folder: tempfile::tempdir().expect("a folder for the server"), child: None }
+        let host = own_address();
+        let free = || TcpListener::bind((host, 0)).and_then(|listener| listener.local_addr()).expect("a free port");
+        // Servers of a cluster take one more, 10,000 above.
+        let address = std::iter::repeat_with(free).find(|address| address.port() < 55_000).expect("there are many");
+        Self {
+            address,
+            folder: tempfile::tempdir().expect("a folder for the server"),
+            sentinel: false,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            child: None,
+        }
+    }
+
+    /// With more arguments, from its next start on.
+    pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// With variables of the environment.
+    pub(crate) fn env(mut self, variables: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        self.environment.extend(variables);
+        self
+    }
+
+    /// As a sentinel of this configuration, which it keeps up to date by itself.
+    pub(crate) fn sentinel(mut self, configuration: &str) -> Self {
+        std::fs::write(self.folder.path().join("sentinel.conf"), configuration).expect("a file can be written");
+        self.sentinel = true;
+        self
+    }
+
+    /// Started where it was reserved.
+    pub(crate) async fn started(mut self) -> Self {
+        self.restart().await;
+        self
     }
 
     /// Starts the server again, empty, where it was before.
@@ -48,8 +86,14 @@ impl Redis {
         assert!(self.child.is_none(), "it runs already");
         let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
         let mut command = Command::new("redis-server");
-        command.args(["--bind", &host, "--port", &port, "--save", "", "--appendonly", "no", "--dir"]);
-        command.arg(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if self.sentinel {
+            command.arg(self.folder.path().join("sentinel.conf")).arg("--sentinel");
+        } else {
+            command.args(["--save", "", "--appendonly", "no"]);
+        }
+        command.args(["--bind", &host, "--port", &port, "--dir"]).arg(self.folder.path()).args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("redis-server can be started");
         let answers = async {
             while child.try_wait().expect("it is our child").is_none() {
@@ -68,6 +112,11 @@ impl Redis {
     /// As Holdover's configuration names it.
     pub(crate) fn url(&self) -> String {
         format!("redis://{}/0", self.address)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// SIGKILL, and waits until it is gone.
@@ -95,12 +144,17 @@ impl Redis {
 
     /// Sends a command, over a connection of its own.
     pub(crate) async fn command<T: FromRedisValue>(&self, words: &str) -> T {
+        self.ask(words).await.unwrap_or_else(|| panic!("{} refuses {words:?}", self.address))
+    }
+
+    /// The same to one that may be away or refuse it. One that is frozen is waited for.
+    pub(crate) async fn ask<T: FromRedisValue>(&self, words: &str) -> Option<T> {
         let mut words = words.split(' ');
         let mut command = redis::cmd(words.next().expect("a command has a name"));
         for word in words {
             command.arg(word);
         }
-        within(DEADLINE, "a reply of redis-server", self.try_command(&command)).await.expect("it answers")
+        within(DEADLINE, "a reply of redis-server", self.try_command(&command)).await
     }
 
     /// Forgets everything.
