@@ -1,13 +1,19 @@
 //! Several nodes on one Redis, which come and go, and Redis with them.
 
+/// Sentinels and clusters whose masters die.
+mod deployments;
 /// Turns are found, followed and stopped at any node.
 mod following;
+/// Servers of all makes and versions.
+mod makes;
 /// Redis is away, slow or forgetful.
 mod outages;
 /// The owner of a turn dies, freezes or leaves.
 mod owners;
 /// One turn per start, whichever node the client comes to.
 mod starts;
+/// Very many followers at once.
+mod storm;
 
 use std::{fmt::Display, future::Future, time::Duration};
 
@@ -48,14 +54,18 @@ impl Pair {
     }
 }
 
-/// A short lease, sessions that anybody finds, and nothing on the wire that differs between connections.
 fn config(redis: &Redis, store: &str, route: &str) -> String {
+    config_at(&redis.url(), store, route)
+}
+
+/// A short lease, sessions that anybody finds, and nothing on the wire that differs between connections.
+fn config_at(url: &str, store: &str, route: &str) -> String {
     let lease = if store.contains("lease") { "" } else { "lease = \"2s\"" };
     format!(
         r#"
         [store]
         kind = "redis"
-        url = "{}"
+        url = "{url}"
         {lease}
         {store}
         [identity]
@@ -65,8 +75,7 @@ fn config(redis: &Redis, store: &str, route: &str) -> String {
         session = "header:x-session"
         reconnect = "off"
         {route}
-        "#,
-        redis.url()
+        "#
     )
 }
 

@@ -12,7 +12,7 @@ mod recording;
 mod starts;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -58,6 +58,8 @@ pub struct Node {
     metrics: Arc<Metrics>,
     settings: Settings,
     live: Mutex<HashMap<TurnId, Arc<LiveTurn>>>,
+    /// Those of them that are over, the oldest first.
+    lingering: Mutex<VecDeque<TurnId>>,
     visitors: Arc<Visitors>,
     /// Number of turns that are admitted and not over. Watched by the drain.
     running: watch::Sender<usize>,
@@ -151,6 +153,7 @@ impl Node {
             budget,
             metrics,
             live: Mutex::default(),
+            lingering: Mutex::default(),
             visitors: Arc::default(),
             running: watch::channel(0).0,
             draining: watch::channel(false).0,

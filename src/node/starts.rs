@@ -278,6 +278,10 @@ impl Node {
     pub(super) fn make_room(&self, bytes: u64) {
         self.metrics.buffered_bytes.set(self.budget.used().try_into().unwrap_or(i64::MAX));
         if self.budget.exceeded_by(bytes) {
+            // A store that keeps ended turns elsewhere serves them from now on.
+            while let Some(over) = self.oldest_lingering(|_| true) {
+                self.live().remove(&over);
+            }
             let shed = self.store.shed(bytes);
             self.metrics.turns_shed.inc_by(shed as u64);
         }
@@ -290,11 +294,19 @@ impl Node {
         if self.settings.linger.is_zero() {
             node.live().remove(&id);
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.lingering.lock().expect("no code panics while it holds this lock").push_back(id);
             runtime.spawn(async move {
                 sleep(node.settings.linger).await;
+                node.oldest_lingering(|oldest| *oldest == id);
                 node.live().remove(&id);
             });
         }
+    }
+
+    /// Takes the turn that has lingered longest off that list, if it is `wanted`.
+    fn oldest_lingering(&self, wanted: impl Fn(&TurnId) -> bool) -> Option<TurnId> {
+        let mut lingering = self.lingering.lock().expect("no code panics while it holds this lock");
+        if lingering.front().is_some_and(wanted) { lingering.pop_front() } else { None }
     }
 }
 

@@ -163,6 +163,9 @@ impl TurnStore for MemoryStore {
             return Ok(Appended::At(kept.record.last));
         }
         kept.record.last = batch.last();
+        if let Some(head) = &batch.head {
+            kept.record.head.get_or_insert_with(|| head.clone());
+        }
         Ok(Appended::Applied { stop: None })
     }
 
@@ -176,6 +179,7 @@ impl TurnStore for MemoryStore {
             return Ok(Finished::Gone);
         }
         kept.record.end = Some(end.clone());
+        kept.record.head = kept.record.head.take().or_else(|| kept.log.head());
         if let Some(session) = kept.record.session.as_ref().map(|s| s.key)
             && let Some(pointer) = inner.sessions.get_mut(&session)
         {

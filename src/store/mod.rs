@@ -150,7 +150,7 @@ pub trait TurnStore: Send + Sync + 'static {
     async fn health(&self) -> Health;
 
     /// Frees memory by dropping what has ended, oldest first, until `bytes` are free or nothing ended is left. Returns
-    /// the number of turns dropped.
+    /// the number of turns that cannot be replayed any more.
     fn shed(&self, bytes: u64) -> usize;
 
     /// Says good-bye to the other nodes: this one will not come back.

@@ -48,6 +48,8 @@ pub struct Block {
 pub struct Batch {
     /// Seq before the first block.
     pub prev: Seq,
+    /// With the turn's first block, the answer's header: who has a block has the header, too.
+    pub head: Option<Arc<Head>>,
     /// At least one block.
     pub blocks: Vec<Block>,
 }
@@ -339,7 +341,8 @@ impl Log {
         let upto = inner.last.min(after.saturating_add(max_blocks));
         let (_, last) = inner.slices(after, 0, upto, max_bytes);
         let blocks: Vec<_> = (after + 1..=last).map(|seq| inner.block(seq)).collect();
-        (!blocks.is_empty()).then_some(Batch { prev: after, blocks })
+        let head = inner.head.clone().filter(|_| after == 0);
+        (!blocks.is_empty()).then_some(Batch { prev: after, head, blocks })
     }
 
     /// The first block of the turn, if it is kept.

@@ -14,6 +14,8 @@ pub mod admission;
 mod dialect;
 pub mod durability;
 mod log;
+#[cfg(test)]
+mod model;
 mod record;
 mod recorder;
 #[cfg(test)]

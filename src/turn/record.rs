@@ -189,7 +189,7 @@ impl FromStr for Cap {
 }
 
 /// The begin of the recorded answer. Its status is always 200.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// End-to-end header fields as the backend gave them, and those its clients look for.
     pub headers: HeaderMap,

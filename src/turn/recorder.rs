@@ -205,6 +205,12 @@ impl Recorder {
         self.detached_since
     }
 
+    /// How far the store is, for a model that compares states.
+    #[cfg(test)]
+    pub(super) fn keeping(&self) -> &impl std::fmt::Debug {
+        &self.keeping
+    }
+
     /// What happened that an operator counts.
     pub fn take_notices(&mut self) -> Vec<Notice> {
         self.keeping.take_notices()

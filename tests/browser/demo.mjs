@@ -20,10 +20,15 @@ if (!address) {
 }
 if (shots) mkdirSync(shots, { recursive: true });
 
-/** Milliseconds between events: a turn takes 8 s, time enough to cut it in its middle on a busy machine. */
-const PACE = 60;
-/** Nothing in the demo takes longer, in milliseconds. */
-const DEADLINE = 20_000;
+/**
+ * Milliseconds between events: a turn takes 8 s, time enough to act in its middle. A machine may be too busy for that, so
+ * a scenario that fails has a second chance at the slower pace: what is wrong in the demo is wrong there, too.
+ */
+const PACES = [60, 300];
+/** Nothing in the demo takes longer, in milliseconds; at the slower pace, a turn takes 40 s. */
+const DEADLINES = [20_000, 80_000];
+let [pace] = PACES;
+let [deadline] = DEADLINES;
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
@@ -45,14 +50,14 @@ async function answerOf(chat) {
 // --- steps
 
 /** Opens the page in a browser context of its own. `problems` fills with what the console and the page complain about. */
-async function open({ options = {}, hash = '', pace = PACE } = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
-  context.setDefaultTimeout(DEADLINE);
+async function open() {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
+  context.setDefaultTimeout(deadline);
   const problems = [];
   context.on('console', (message) => message.type() === 'error' && problems.push(message.text()));
   context.on('weberror', (error) => problems.push(String(error.error())));
   const page = await context.newPage();
-  await page.goto(new URL(`?pace=${pace}${hash}`, address).href);
+  await page.goto(new URL(`?pace=${pace}`, address).href);
   await page.locator('.pane').last().waitFor();
   return { context, page, problems };
 }
@@ -70,10 +75,10 @@ async function counts(root, ...names) {
 
 /** Waits until `probe` answers true, and fails with `what` and the pane's own words. */
 async function until(what, root, probe) {
-  const end = Date.now() + DEADLINE;
+  const end = Date.now() + deadline;
   while (!(await probe())) {
     if (Date.now() > end) {
-      assert.fail(`${what}: not within ${DEADLINE} ms; the pane says "${await root.locator('.story').textContent()}"`);
+      assert.fail(`${what}: not within ${deadline} ms; the pane says "${await root.locator('.story').textContent()}"`);
     }
     await new Promise((wake) => setTimeout(wake, 20));
   }
@@ -448,20 +453,38 @@ const picked = process.argv[4] ?? '';
 const [, share, shares] = picked.match(/^(\d+)\/(\d+)$/) ?? [];
 const chosen = Object.entries(scenarios).filter(([name], index) =>
   shares ? index % shares === share - 1 : name.includes(picked));
-let failed = 0;
-for (const [name, scenario] of chosen) {
+
+/** Whether the scenario comes out as it should; if not, says why. */
+async function passes(name, scenario) {
   const opened = await open();
   try {
     await scenario(opened);
     assert.deepEqual(opened.problems, [], 'the console is not clean');
     console.log(`ok   ${name}`);
+    return true;
   } catch (error) {
-    failed += 1;
-    console.error(`FAIL ${name}\n     ${error.message.replaceAll('\n', '\n     ')}`);
+    console.error(`FAIL ${name}, an event every ${pace} ms\n     ${error.message.replaceAll('\n', '\n     ')}`);
+    return false;
   } finally {
     await opened.context.close();
   }
 }
+
+/** The names of those that fail at the present pace. */
+async function failing(scenarios) {
+  const failed = [];
+  for (const [name, scenario] of scenarios) {
+    if (!(await passes(name, scenario))) failed.push([name, scenario]);
+  }
+  return failed;
+}
+
+let failed = await failing(chosen);
+if (failed.length) {
+  [, pace] = PACES;
+  [, deadline] = DEADLINES;
+  failed = await failing(failed);
+}
 await browser.close();
-console.log(failed ? `${failed} of ${chosen.length} failed` : 'all passed');
-process.exit(failed ? 1 : 0);
+console.log(failed.length ? `${failed.length} of ${chosen.length} failed` : 'all passed');
+process.exit(failed.length ? 1 : 0);

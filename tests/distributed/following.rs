@@ -10,7 +10,10 @@ use crate::support::{Backend, Ending, Redis, Turn, events, eventually, fresh_bod
 
 #[tokio::test]
 async fn a_turn_of_one_node_is_resumed_followed_and_stopped_at_the_other() {
-    let Pair { one, other, backend, .. } = &Pair::start().await;
+    resumed_followed_and_stopped(&Pair::start().await).await;
+}
+
+pub(super) async fn resumed_followed_and_stopped(Pair { one, other, backend, .. }: &Pair) {
     let mut turn = Turn::start(one, backend).await;
     let shown = turn.events(3).await;
     let mut resumed = other.resume("GET", "/chat", &turn.id_of(1)).await;

@@ -15,10 +15,10 @@ use crate::support::{Backend, Client, Ending, Exchange, Holdover, Redis, Turn, e
 /// How long Redis is away.
 const AWAY: Duration = Duration::from_secs(10);
 /// What a client may notice of it: the store's deadline, and a busy machine.
-const UNNOTICED: Duration = Duration::from_millis(1500);
+pub(super) const UNNOTICED: Duration = Duration::from_millis(1500);
 
 /// A backend that sends ten events a second, until `over` or as many as the request asks for.
-async fn paced(over: watch::Receiver<bool>) -> Backend {
+pub(super) async fn paced(over: watch::Receiver<bool>) -> Backend {
     Backend::answering(move |exchange| send_paced(exchange, over.clone())).await
 }
 
@@ -37,13 +37,13 @@ async fn send_paced(mut exchange: Exchange, over: watch::Receiver<bool>) {
 }
 
 /// What a live client was shown, and the longest it waited for anything.
-struct Shown {
-    bytes: Vec<u8>,
-    ending: Ending,
-    longest: Duration,
+pub(super) struct Shown {
+    pub(super) bytes: Vec<u8>,
+    pub(super) ending: Ending,
+    pub(super) longest: Duration,
 }
 
-fn watching(mut client: Client) -> JoinHandle<Shown> {
+pub(super) fn watching(mut client: Client) -> JoinHandle<Shown> {
     tokio::spawn(async move {
         let mut shown = Shown { bytes: Vec::new(), ending: Ending::Broken, longest: Duration::ZERO };
         loop {
@@ -59,7 +59,7 @@ fn watching(mut client: Client) -> JoinHandle<Shown> {
 }
 
 /// Starts a turn that goes by itself.
-async fn start(node: &Holdover, headers: &[(&str, &str)]) -> (String, JoinHandle<Shown>) {
+pub(super) async fn start(node: &Holdover, headers: &[(&str, &str)]) -> (String, JoinHandle<Shown>) {
     let mut client = node.connect().await;
     client.request("POST", "/chat", headers, fresh_body()).await;
     let head = client.head().await;
@@ -67,7 +67,7 @@ async fn start(node: &Holdover, headers: &[(&str, &str)]) -> (String, JoinHandle
     (head.get("holdover-turn").unwrap().to_owned(), watching(client))
 }
 
-async fn degraded(node: &Holdover, turn: &str) -> bool {
+pub(super) async fn degraded(node: &Holdover, turn: &str) -> bool {
     node.status(turn).await["degraded"] == true
 }
 
@@ -148,7 +148,10 @@ async fn turns_live_through_ten_seconds_of_a_frozen_redis() {
 
 #[tokio::test]
 async fn a_redis_that_forgets_everything_is_told_again() {
-    let pair = Pair::start().await;
+    told_again(&Pair::start().await).await;
+}
+
+pub(super) async fn told_again(pair: &Pair) {
     let mut turn = Turn::start_with(&pair.one, &pair.backend, &[("X-Session", "s")]).await;
     let mut all = turn.events(3).await;
     let mut elsewhere = pair.other.following(&stream_of(&turn.id)).await;
@@ -168,6 +171,33 @@ async fn a_redis_that_forgets_everything_is_told_again() {
     let session = pair.other.request("GET", "/.holdover/sessions/s").send().await.unwrap();
     assert_eq!(session.json::<serde_json::Value>().await.unwrap()["turn"], id);
     assert!(pair.one.metric("holdover_blocks_repaired_total", &[]).await >= 3.0);
+}
+
+#[tokio::test]
+async fn a_turn_that_redis_forgets_right_after_its_end_is_told_again() {
+    let mut pair = Pair::start().await;
+    for restart in [false, true] {
+        let mut turn = Turn::start_with(&pair.one, &pair.backend, &[("X-Session", "s")]).await;
+        let shown = turn.events(3).await;
+        let id = turn.end().await;
+        pair.one.state_is(&id, "completed").await;
+        if restart {
+            pair.redis.kill9();
+            pair.redis.restart().await;
+        } else {
+            pair.redis.flush_all().await;
+        }
+        let known = || async {
+            let answer = pair.other.request("GET", &format!("/.holdover/turns/{id}")).send().await.unwrap();
+            (answer.status() == 200).then_some(answer)
+        };
+        eventually("the turn to be known again", known).await;
+        let status = pair.other.state_is(&id, "completed").await;
+        assert_eq!((&status["last_seq"], &status["session"]), (&json!(3), &json!("s")));
+        assert_eq!(crate::support::events(&pair.other.whole(&id).await), shown);
+        let session = pair.other.request("GET", "/.holdover/sessions/s").send().await.unwrap();
+        assert_eq!(session.json::<serde_json::Value>().await.unwrap()["turn"], id);
+    }
 }
 
 #[tokio::test]

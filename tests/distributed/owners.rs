@@ -113,7 +113,13 @@ async fn a_dead_nodes_turns_are_over_within_fifteen_seconds_of_a_ten_second_leas
 
 #[tokio::test]
 async fn a_node_that_wakes_after_its_lease_writes_nothing_more() {
-    let pair = Pair::with("", "concurrent = \"reject\"").await;
+    a_zombie_writes_nothing(&Pair::with("", REJECT).await).await;
+}
+
+/// One turn per session.
+pub(super) const REJECT: &str = "concurrent = \"reject\"";
+
+pub(super) async fn a_zombie_writes_nothing(pair: &Pair) {
     let session = [("X-Session", "s")];
     let mut turn = Turn::start_with(&pair.one, &pair.backend, &session).await;
     let shown = turn.events(3).await;

@@ -21,7 +21,10 @@ async fn turn_of(client: &mut Client) -> String {
 
 #[tokio::test]
 async fn the_same_idempotency_key_at_both_nodes_at_once_is_one_turn() {
-    let pair = Pair::start().await;
+    one_turn_per_key(&Pair::start().await).await;
+}
+
+pub(super) async fn one_turn_per_key(pair: &Pair) {
     for round in 0..10 {
         let (key, body) = (format!("key-{round}"), fresh_body());
         let headers = [("Idempotency-Key", key.as_str())];

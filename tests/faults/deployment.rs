@@ -1,11 +1,15 @@
-//! Redis in its three forms, each as operators run it, and what can go wrong with it.
+//! Redis in its three forms, and what can go wrong with it.
 
 use std::net::SocketAddr;
 
 use tokio::time::sleep;
 
 use super::plan::{Blow, Fault};
-use crate::support::{Redis, clock::WallClock, eventually};
+use crate::support::{
+    clock::WallClock,
+    eventually,
+    servers::{Cluster, Make, Recipe, Sentinels, Server},
+};
 
 /// In which form Redis is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,151 +32,86 @@ impl Kind {
     }
 }
 
-/// Asks a sentinel.
-const MASTER: &str = "SENTINEL GET-MASTER-ADDR-BY-NAME holdover";
-
 /// See the module.
-pub(super) struct Deployment {
-    kind: Kind,
-    servers: Vec<Redis>,
-    sentinels: Vec<Redis>,
-    /// Of the server, if it stands alone.
-    clock: WallClock,
+pub(super) enum Deployment {
+    Single(Box<Server>, WallClock),
+    Sentinel(Sentinels),
+    Cluster(Cluster),
 }
 
 impl Deployment {
     pub(super) async fn start(kind: Kind) -> Self {
-        let clock = WallClock::right();
-        let mut all = Self { kind, servers: Vec::new(), sentinels: Vec::new(), clock };
         match kind {
-            Kind::Single => all.servers.push(Redis::reserved().env(all.clock.environment()).started().await),
-            Kind::Sentinel => all.start_watched().await,
-            Kind::Cluster => all.start_cluster().await,
-        }
-        all.is_whole().await;
-        all
-    }
-
-    async fn start_watched(&mut self) {
-        for at in 0..2 {
-            let server = announced(Redis::reserved(), "replica-announce-ip", "replica-announce-port");
-            let server = server.with(&["--repl-diskless-sync-delay", "0", "--repl-timeout", "5"]);
-            self.servers.push(server.started().await);
-            if at > 0 {
-                self.follow(at, self.servers[0].address()).await;
+            Kind::Single => {
+                let clock = WallClock::right();
+                let server = Recipe::new(Make::System).alone().env(clock.environment()).start();
+                Self::Single(Box::new(server), clock)
             }
-        }
-        let master = self.servers[0].address();
-        for _ in 0..3 {
-            let sentinel = Redis::reserved();
-            let own = sentinel.address();
-            let configuration = format!(
-                "sentinel announce-ip {}\nsentinel announce-port {}\nsentinel monitor holdover {} {} 2\n\
-                 sentinel down-after-milliseconds holdover 1000\nsentinel failover-timeout holdover 4000\n",
-                own.ip(),
-                own.port(),
-                master.ip(),
-                master.port()
-            );
-            self.sentinels.push(sentinel.sentinel(&configuration).started().await);
+            Kind::Sentinel => Self::Sentinel(Sentinels::start(Make::System, 1).await),
+            Kind::Cluster => Self::Cluster(Cluster::with_replicas(Make::System, 3).await),
         }
     }
 
-    async fn start_cluster(&mut self) {
-        for _ in 0..6 {
-            let server = Redis::reserved();
-            let host = server.address().ip().to_string();
-            let server = server.with(&["--cluster-enabled", "yes", "--cluster-announce-ip", &host]);
-            let server = server.with(&["--cluster-node-timeout", "1500", "--cluster-require-full-coverage", "no"]);
-            let server = server.with(&["--repl-diskless-sync-delay", "0", "--repl-timeout", "5"]);
-            self.servers.push(server.started().await);
-        }
-        let mut ids = Vec::new();
-        for (at, server) in self.servers.iter().enumerate() {
-            server.command::<()>(&format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1)).await;
-            ids.push(server.command::<String>("CLUSTER MYID").await);
-            let first = self.servers[0].address();
-            if at > 0 {
-                server.command::<()>(&format!("CLUSTER MEET {} {}", first.ip(), first.port())).await;
-            }
-        }
-        for (at, [from, to]) in [[0, 5460], [5461, 10922], [10923, 16383]].into_iter().enumerate() {
-            self.servers[at].command::<()>(&format!("CLUSTER ADDSLOTSRANGE {from} {to}")).await;
-        }
-        for at in 3..6 {
-            let (server, word) = (&self.servers[at], format!("CLUSTER REPLICATE {}", ids[at - 3]));
-            eventually("a replica to know its master", || server.ask::<()>(&word)).await;
+    fn servers(&self) -> &[Server] {
+        match self {
+            Self::Single(server, _) => std::slice::from_ref(server),
+            Self::Sentinel(all) => &all.servers,
+            Self::Cluster(all) => &all.servers,
         }
     }
 
-    /// How Holdover's configuration names it. `instead`: where the lone server is reached.
-    pub(super) fn url(&self, instead: Option<SocketAddr>) -> String {
-        let list = |servers: &[Redis]| servers.iter().map(|s| s.address().to_string()).collect::<Vec<_>>().join(",");
-        match self.kind {
-            Kind::Single => format!("redis://{}/0", instead.unwrap_or_else(|| self.servers[0].address())),
-            Kind::Sentinel => format!("redis-sentinel://{}/holdover/0", list(&self.sentinels)),
-            Kind::Cluster => format!("redis://{}", list(&self.servers)),
+    fn server(&mut self, at: usize) -> &mut Server {
+        match self {
+            Self::Single(server, _) => server,
+            Self::Sentinel(all) => &mut all.servers[at],
+            Self::Cluster(all) => &mut all.servers[at],
+        }
+    }
+
+    /// How Holdover's configuration names it. `instead`: where a lone server is reached.
+    pub(super) fn url(&self, instead: SocketAddr) -> String {
+        match self {
+            Self::Single(..) => format!("redis://{instead}/0"),
+            Self::Sentinel(all) => all.url(),
+            Self::Cluster(all) => all.url(),
         }
     }
 
     /// Where the first server listens.
     pub(super) fn first(&self) -> SocketAddr {
-        self.servers[0].address()
+        address(&self.servers()[0])
     }
 
     /// Waits until nothing is amiss: all servers are there, and each replica has what its master has.
     pub(super) async fn is_whole(&self) {
-        match self.kind {
-            Kind::Single => {}
-            Kind::Sentinel => {
-                let expected = ["num-slaves 1 ", "num-other-sentinels 2 ", "flags master "];
-                for sentinel in &self.sentinels {
-                    eventually("a sentinel to see all of it well", || async {
-                        let said: Vec<String> = sentinel.ask("SENTINEL MASTER holdover").await?;
-                        let said = said.join(" ") + " ";
-                        let replicas: Vec<Vec<String>> = sentinel.ask("SENTINEL REPLICAS holdover").await?;
-                        let well = replicas.iter().all(|words| words.join(" ").contains(" flags slave "));
-                        (well && expected.iter().all(|words| said.contains(words))).then_some(())
-                    })
-                    .await;
-                }
-            }
-            Kind::Cluster => {
-                for server in &self.servers {
+        match self {
+            Self::Single(..) => {}
+            Self::Sentinel(all) => all.settled().await,
+            Self::Cluster(all) => {
+                for server in &all.servers {
                     eventually("the cluster to be whole", || async {
-                        let info: String = server.ask("CLUSTER INFO").await?;
-                        let nodes: String = server.ask("CLUSTER NODES").await?;
-                        let said = ["cluster_state:ok", "cluster_slots_ok:16384", "cluster_known_nodes:6"];
-                        let slaves = nodes.lines().filter(|line| line.contains("slave")).count();
-                        let well = slaves == 3 && !nodes.contains("fail") && !nodes.contains("handshake");
-                        (well && said.iter().all(|words| info.contains(words))).then_some(())
+                        let info: String = server.try_command("", &["CLUSTER", "INFO"]).await.ok()?;
+                        let nodes: String = server.try_command("", &["CLUSTER", "NODES"]).await.ok()?;
+                        let replicas = nodes.lines().filter(|line| line.contains("slave")).count();
+                        let well = info.contains("cluster_slots_ok:16384") && replicas == 3;
+                        let replication: String = server.try_command("", &["INFO", "replication"]).await.ok()?;
+                        let has_other = replication.contains("state=online") || replication.contains("status:up");
+                        (well && has_other && !nodes.contains("fail")).then_some(())
                     })
                     .await;
                 }
             }
-        }
-        for server in self.servers.iter().skip(1) {
-            eventually(format!("{} to follow or to be followed", server.address()), || async {
-                let info: String = server.ask("INFO replication").await?;
-                (info.contains("master_link_status:up") || info.contains("state=online")).then_some(())
-            })
-            .await;
         }
     }
 
     /// The servers that take writes.
     async fn masters(&self) -> Vec<usize> {
-        let mut masters = Vec::new();
-        if self.kind == Kind::Sentinel {
+        if let Self::Sentinel(all) = self {
             // One that was succeeded takes itself for a master until the sentinels tell it.
-            let named = eventually("a sentinel to name the master", || async {
-                let named: Option<(String, u16)> = self.sentinels[1].ask(MASTER).await;
-                let named = named.map(|(host, port)| format!("{host}:{port}"))?;
-                self.servers.iter().position(|server| server.address().to_string() == named)
-            });
-            return vec![named.await];
+            return vec![eventually("a sentinel to name the master", || all.master()).await];
         }
-        for at in 0..self.servers.len() {
+        let mut masters = Vec::new();
+        for at in 0..self.servers().len() {
             if self.is_master(at).await {
                 masters.push(at);
             }
@@ -181,161 +120,141 @@ impl Deployment {
         masters
     }
 
+    async fn replication(&self, at: usize) -> String {
+        self.servers()[at].try_command("", &["INFO", "replication"]).await.unwrap_or_default()
+    }
+
     async fn is_master(&self, at: usize) -> bool {
-        let info: Option<String> = self.servers[at].ask("INFO replication").await;
-        info.is_some_and(|info| info.contains("role:master"))
+        self.replication(at).await.contains("role:master")
     }
 
     /// The replica that would succeed a master.
     async fn replica_of(&self, master: usize) -> usize {
-        let port = format!("master_port:{}\r", self.servers[master].address().port());
-        for at in 0..self.servers.len() {
-            if at != master && self.servers[at].command::<String>("INFO replication").await.contains(&port) {
+        let address = address(&self.servers()[master]);
+        let (host, port) = (format!("master_host:{}\r", address.ip()), format!("master_port:{}\r", address.port()));
+        for at in (0..self.servers().len()).filter(|at| *at != master) {
+            let info = self.replication(at).await;
+            if info.contains(&host) && info.contains(&port) {
                 return at;
             }
         }
         panic!("server {master} has no replica");
     }
 
-    async fn follow(&self, at: usize, master: SocketAddr) {
-        self.servers[at].command::<()>(&format!("REPLICAOF {} {}", master.ip(), master.port())).await;
-    }
-
     /// Does its part of a fault, for as long as that lasts, and mends what does not mend itself.
     pub(super) async fn strike(&mut self, blow: &Blow) {
-        if matches!(
-            blow.fault,
-            Fault::KillMaster | Fault::LoseAcked | Fault::FreezeMaster | Fault::KillReplica | Fault::KillSentinel
-        ) {
+        use Fault::*;
+        if matches!(blow.fault, KillMaster | LoseAcked | FreezeMaster | KillReplica | KillSentinel) {
             // What is to take over must be there, or all is lost by right.
             self.is_whole().await;
         }
         let masters = self.masters().await;
         let master = masters[blow.pick % masters.len()];
+        let heir = match (&self, blow.fault) {
+            (Self::Single(..), _) => None,
+            (_, KillMaster | LoseAcked | FreezeMaster | KillReplica) => Some(self.replica_of(master).await),
+            _ => None,
+        };
         match blow.fault {
-            Fault::KillMaster if self.kind == Kind::Single => {
-                self.servers[0].kill9();
-                sleep(blow.lasting).await;
-                self.servers[0].restart().await;
-            }
-            Fault::KillMaster => {
-                let heir = self.replica_of(master).await;
-                self.servers[master].kill9();
-                self.is_succeeded(master, heir).await;
-                self.comes_back(master, heir).await;
-            }
-            Fault::LoseAcked => {
-                let heir = self.replica_of(master).await;
-                self.detach(heir, master).await;
-                sleep(blow.lasting).await;
-                self.servers[master].kill9();
-                self.is_succeeded(master, heir).await;
-                if self.kind == Kind::Cluster {
-                    self.servers[heir].command::<()>("CONFIG SET masterauth ").await;
+            KillMaster | LoseAcked => {
+                if let (LoseAcked, Some(heir)) = (blow.fault, heir) {
+                    self.detach(heir, master).await;
+                    sleep(blow.lasting).await;
                 }
-                self.comes_back(master, heir).await;
-            }
-            Fault::PauseMaster => {
-                self.servers[master].freeze();
-                sleep(blow.lasting).await;
-                self.servers[master].thaw();
-            }
-            Fault::FreezeMaster => {
-                let heir = if self.kind == Kind::Single { None } else { Some(self.replica_of(master).await) };
-                self.servers[master].freeze();
+                self.server(master).kill();
                 match heir {
-                    None => sleep(blow.lasting).await,
                     Some(heir) => self.is_succeeded(master, heir).await,
+                    None => sleep(blow.lasting).await,
                 }
-                self.servers[master].thaw();
+                self.comes_back(master, heir).await;
             }
-            Fault::KillReplica => {
-                let replica = self.replica_of(master).await;
-                self.servers[replica].kill9();
+            KillReplica => {
+                let replica = heir.expect("who has no replica does not meet this");
+                self.server(replica).kill();
                 sleep(blow.lasting).await;
-                self.comes_back(replica, master).await;
+                self.comes_back(replica, Some(master)).await;
             }
-            Fault::KillSentinel => {
-                let at = blow.pick % self.sentinels.len();
-                self.sentinels[at].kill9();
+            PauseMaster | FreezeMaster => {
+                self.server(master).freeze();
+                match heir {
+                    Some(heir) => self.is_succeeded(master, heir).await,
+                    None => sleep(blow.lasting).await,
+                }
+                self.server(master).thaw();
+            }
+            KillSentinel => {
+                let Self::Sentinel(all) = self else { unreachable!("there are no sentinels") };
+                let at = blow.pick % all.sentinels.len();
+                all.sentinels[at].kill();
                 sleep(blow.lasting).await;
-                self.sentinels[at].restart().await;
+                all.sentinels[at].start_again();
             }
-            Fault::Flush => self.servers[master].flush_all().await,
-            Fault::DropCalls => self.tell(&masters, "CLIENT KILL TYPE normal").await,
-            Fault::DropInboxes => {
+            Flush => self.tell(&[master], "FLUSHALL").await,
+            DropCalls => self.tell(&masters, "CLIENT KILL TYPE normal").await,
+            DropInboxes => {
                 // They may be at any server of a cluster.
-                let all: Vec<usize> = (0..self.servers.len()).collect();
+                let all: Vec<usize> = (0..self.servers().len()).collect();
                 self.tell(&all, "CLIENT KILL TYPE pubsub").await;
             }
-            Fault::Fill => {
+            Fill => {
                 self.tell(&masters, "CONFIG SET maxmemory 1").await;
                 sleep(blow.lasting).await;
                 self.tell(&masters, "CONFIG SET maxmemory 0").await;
             }
-            Fault::StoreClock => {
-                self.clock.set(blow.jump());
+            StoreClock => {
+                let Self::Single(_, clock) = self else { unreachable!("the others have no clock of their own") };
+                clock.set(blow.jump());
                 sleep(blow.lasting).await;
-                self.clock.set(0);
+                clock.set(0);
             }
             fault => unreachable!("{fault} is not for Redis"),
         }
     }
 
     async fn tell(&self, servers: &[usize], words: &str) {
+        let words: Vec<&str> = words.split(' ').collect();
         for at in servers {
-            self.servers[*at].command::<redis::Value>(words).await;
+            self.servers()[*at].command::<redis::Value>(&words).await;
         }
     }
 
     /// Has a replica no longer hear what its master takes.
     async fn detach(&self, replica: usize, master: usize) {
-        if self.kind == Kind::Sentinel {
-            return self.servers[replica].command::<()>("REPLICAOF 127.0.0.1 1").await;
+        if let Self::Sentinel(_) = self {
+            return self.tell(&[replica], "REPLICAOF 127.0.0.1 1").await;
         }
         // A cluster allows no such thing. It cannot log in again: its master knows no password.
-        self.servers[replica].command::<()>("CONFIG SET masterauth wrong").await;
-        self.servers[master].command::<redis::Value>("CLIENT KILL TYPE replica").await;
+        self.tell(&[replica], "CONFIG SET masterauth wrong").await;
+        self.tell(&[master], "CLIENT KILL TYPE replica").await;
     }
 
     async fn is_succeeded(&self, master: usize, heir: usize) {
-        let new = self.servers[heir].address();
-        eventually(format!("{new} to succeed its master"), || async {
-            if !self.is_master(heir).await {
-                return None;
-            }
-            match self.kind {
-                Kind::Single => None,
-                Kind::Sentinel => {
-                    let named: (String, u16) = self.sentinels[0].ask(MASTER).await?;
-                    (named == (new.ip().to_string(), new.port())).then_some(())
+        match self {
+            Self::Single(..) => unreachable!("it has no heir"),
+            Self::Sentinel(all) => drop(all.failed_over(master).await),
+            Self::Cluster(all) => {
+                for at in (0..all.servers.len()).filter(|at| *at != master) {
+                    eventually(format!("{heir} to succeed {master}"), || async {
+                        let info: String = all.servers[at].try_command("", &["CLUSTER", "INFO"]).await.ok()?;
+                        (info.contains("cluster_slots_ok:16384") && self.is_master(heir).await).then_some(())
+                    })
+                    .await;
                 }
-                Kind::Cluster => {
-                    let others = (0..self.servers.len()).filter(|at| *at != master);
-                    for at in others {
-                        let info: String = self.servers[at].ask("CLUSTER INFO").await?;
-                        if !info.contains("cluster_slots_ok:16384") {
-                            return None;
-                        }
-                    }
-                    Some(())
-                }
+                self.tell(&[heir], "CONFIG SET masterauth ").await;
             }
-        })
-        .await;
+        }
     }
 
-    /// A killed server comes back, empty, as a replica.
-    async fn comes_back(&mut self, at: usize, master: usize) {
-        let address = self.servers[master].address();
-        self.servers[at].restart().await;
-        if self.kind == Kind::Sentinel {
-            self.follow(at, address).await;
+    /// A killed server comes back, empty, as a replica where there is a master. In a cluster it knows by itself.
+    async fn comes_back(&mut self, at: usize, master: Option<usize>) {
+        self.server(at).start_again();
+        if let (Self::Sentinel(all), Some(master)) = (&*self, master) {
+            let master = address(&all.servers[master]);
+            self.tell(&[at], &format!("REPLICAOF {} {}", master.ip(), master.port())).await;
         }
     }
 }
 
-fn announced(server: Redis, ip: &str, port: &str) -> Redis {
-    let address = server.address();
-    server.with(&[&format!("--{ip}"), &address.ip().to_string(), &format!("--{port}"), &address.port().to_string()])
+fn address(server: &Server) -> SocketAddr {
+    SocketAddr::from((server.host, server.port))
 }

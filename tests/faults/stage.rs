@@ -130,7 +130,7 @@ impl Stage {
             reconnect = "off"
             keepalive = "1s"
             "#,
-            self.deployment.url(Some(link.address())),
+            self.deployment.url(link.address()),
             self.kind == Kind::Cluster,
             LEASE.as_millis(),
         )

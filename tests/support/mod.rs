@@ -12,6 +12,7 @@
 //! | [`link`] | a TCP proxy that is slow, silent or gone for a while |
 //! | [`namespace`] | a network of its own, with cables to be pulled |
 //! | [`clock`] | a wall clock to be set, for one process |
+//! | [`servers`] | servers of all makes, clusters of them, and sentinels |
 //! | [`turn`] | a running turn from all three sides |
 //! | [`dialect`] | whole turns as backends of well-known APIs write them |
 //! | [`program`] | child processes: real clients, and backends nobody here wrote |
@@ -33,6 +34,7 @@ pub(crate) mod namespace;
 pub(crate) mod program;
 pub(crate) mod random;
 pub(crate) mod redis;
+pub(crate) mod servers;
 pub(crate) mod sse;
 pub(crate) mod turn;
 pub(crate) mod wire;

@@ -59,6 +59,7 @@ macro_rules! conformance {
             another_epoch_may_not_write
             nothing_is_written_behind_the_end
             the_first_end_stays
+            who_has_a_block_or_the_end_has_the_header
             an_end_behind_missing_blocks_is_refused
             a_start_can_be_repeated
             an_ended_turn_cannot_be_started
@@ -171,10 +172,26 @@ pub(super) async fn nothing_is_written_behind_the_end(build: impl AsyncFn(Durati
     let owner = Owner::start(&fixture).await;
     owner.keep(&["a"]).await;
     owner.complete().await;
-    let late = Batch { prev: 1, blocks: vec![Block { bytes: Bytes::from_static(b"late"), native_id: None }] };
+    let late =
+        Batch { prev: 1, head: None, blocks: vec![Block { bytes: Bytes::from_static(b"late"), native_id: None }] };
     assert_eq!(owner.append(&late).await, Appended::Fenced);
     let (text, end) = read_to_end(&*owner.open(0).await, 0).await;
     assert_eq!((text.as_str(), end.outcome), ("a", Outcome::Completed));
+}
+
+pub(super) async fn who_has_a_block_or_the_end_has_the_header(build: impl AsyncFn(Duration) -> Fixture) {
+    let fixture = build(LONG).await;
+    let headers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("z"))]);
+    let head = Arc::new(Head { headers, ..Head::default() });
+    let [with_a_block, without] = [Owner::start(&fixture).await, Owner::start(&fixture).await];
+    for owner in [&with_a_block, &without] {
+        owner.log.set_head(head.clone());
+    }
+    // As it is when the store forgot what `set_head` wrote, and nothing else.
+    with_a_block.keep(&["a"]).await;
+    assert_eq!(with_a_block.found().await.unwrap().head.as_deref(), Some(&*head));
+    without.complete().await;
+    assert_eq!(without.found().await.unwrap().head.as_deref(), Some(&*head));
 }
 
 pub(super) async fn the_first_end_stays(build: impl AsyncFn(Duration) -> Fixture) {

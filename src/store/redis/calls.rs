@@ -72,14 +72,7 @@ impl TurnStore for RedisStore {
     async fn append(&self, id: &TurnId, epoch: &Epoch, batch: &Batch) -> Result<Appended, StoreError> {
         let inner = &self.inner;
         let blocks = encode_blocks(&batch.blocks);
-        let append = APPEND
-            .on(&[inner.keys.meta(id), inner.keys.blocks(id)])
-            .arg(&*epoch.0)
-            .arg(batch.prev)
-            .arg(batch.last())
-            .arg(batch.blocks.len())
-            .arg(&blocks[..])
-            .arg(batch.blocks.iter().map(|block| block.bytes.len()).sum::<usize>());
+        let append = inner.append_call(id, epoch, batch, &blocks);
         let reply: Reply = inner.link.call("append", Lane::Commands, &append).await?;
         match reply.code() {
             Some(1) => {
@@ -124,6 +117,13 @@ impl TurnStore for RedisStore {
             Some(-1 | -3) => return Ok(Finished::Gone),
             _ => return reply.unknown(),
         };
+        let is_ours = match &finished {
+            Finished::Already(other) => other == end,
+            _ => true,
+        };
+        if is_ours && let Some(claim) = inner.own.claim(id) {
+            inner.ended.keep(claim, log.clone(), end.clone());
+        }
         inner.forget_own(id, epoch);
         Ok(finished)
     }
@@ -239,8 +239,9 @@ impl TurnStore for RedisStore {
         self.inner.health().await
     }
 
-    /// Nothing of a turn's blocks is held here.
-    fn shed(&self, _bytes: u64) -> usize {
+    /// What is dropped here is still in Redis.
+    fn shed(&self, bytes: u64) -> usize {
+        self.inner.ended.shed(&self.inner.budget, bytes);
         0
     }
 

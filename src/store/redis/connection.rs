@@ -93,6 +93,8 @@ pub(super) struct Link {
     hints: Mutex<Hints>,
     /// The number of the latest map with a new connection.
     pub(super) generation: AtomicU64,
+    /// How many connections there have been.
+    pub(super) connections: AtomicU64,
 }
 
 impl Link {
@@ -108,6 +110,7 @@ impl Link {
             outdated: Notify::new(),
             hints: Mutex::default(),
             generation: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
         }
     }
 
@@ -133,7 +136,7 @@ impl Link {
     }
 
     /// The map, unless there is none.
-    fn map(&self) -> Result<Arc<Map>, StoreError> {
+    pub(super) fn map(&self) -> Result<Arc<Map>, StoreError> {
         self.current.load_full().ok_or_else(|| {
             StoreError::Unavailable(match &*self.status.borrow() {
                 Status::Down(why) => why.clone(),

@@ -8,6 +8,7 @@
 //! | `P:k:<key>` | string | a note: a turn | its own time |
 //! | `P:secret` | string | the secret all nodes share | for ever |
 //! | `P:n:<node>` | string | sign of life | the lease |
+//! | `P:m:{<tag>}:<node>` | string | the node's mark at a server of a cluster that does not have its sign of life | the same |
 //! | `P:n:<node>:t` | set | the node's running turns; may name ended ones | until the node is reaped |
 //! | `P:nodes` | sorted set | all nodes, by their last beat | until the node is reaped |
 //! | `P:reap:<node>` | string | who ends a dead node's turns | the lease |
@@ -66,6 +67,11 @@ impl Keys {
 
     pub(super) fn node(&self, node: &NodeId) -> String {
         format!("{}:n:{node}", self.prefix)
+    }
+
+    /// The tag decides which server of a cluster it is at.
+    pub(super) fn mark(&self, tag: u32, node: &NodeId) -> String {
+        format!("{}:m:{{{tag}}}:{node}", self.prefix)
     }
 
     pub(super) fn turns_of(&self, node: &NodeId) -> String {

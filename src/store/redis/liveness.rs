@@ -11,10 +11,19 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::join_all;
 use redis::{cmd, pipe};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Inner, connection::Lane, inbox::Letter, message::Message, scripts::BEAT};
+use super::{
+    Inner,
+    connection::Lane,
+    doubt::{self, Doubts, Marked},
+    ended::KEPT,
+    inbox::Letter,
+    message::Message,
+    scripts::BEAT,
+};
 use crate::{
     sse::TurnId,
     store::StoreError,
@@ -78,9 +87,7 @@ impl Inner {
     pub(super) async fn live(&self) {
         let mut status = self.link.status();
         let mut tick = interval(self.beat_interval());
-        // The connection that the last beat took, and whether Redis may have forgotten something since the first.
-        let mut beaten = None;
-        let mut doubtful = false;
+        let mut doubts = Doubts::default();
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -92,19 +99,18 @@ impl Inner {
                 }
             }
             self.mirrors.sweep();
-            let generation = status.borrow_and_update().generation();
-            if generation.is_none() {
+            self.ended.drop_older(KEPT.1);
+            if status.borrow_and_update().generation().is_none() {
                 continue;
             }
             let lived = async {
-                let anew = self.beat().await?;
-                doubtful |= beaten.is_some() && (anew || beaten != generation);
-                beaten = generation;
+                self.beat(&mut doubts).await?;
                 self.end_abandoned().await?;
-                if doubtful {
-                    self.rewrite_own().await?;
-                    doubtful = false;
+                if let Some(doubted) = doubts.doubted() {
+                    self.rewrite_own(&doubted).await?;
+                    doubts.clear();
                 }
+                self.ended.drop_older(KEPT.0.min(self.settings.retain_after_end));
                 self.reap_dead().await
             };
             if let Err(error) = lived.await {
@@ -113,15 +119,26 @@ impl Inner {
         }
     }
 
-    /// Renews the sign of life. `true`: Redis did not have it any more.
-    async fn beat(&self) -> Result<bool, StoreError> {
-        let keys = &self.keys;
-        let lease = millis(self.settings.lease);
-        let renewed: u64 =
-            self.link.call("beat", Lane::Commands, &BEAT.on(&[keys.node(&self.node)]).arg(lease)).await?;
-        if renewed == 0 {
+    /// Renews the sign of life and the marks, and finds out what Redis may have lost.
+    async fn beat(&self, doubts: &mut Doubts) -> Result<(), StoreError> {
+        let map = self.link.map()?;
+        let sign = self.keys.node(&self.node);
+        let found = self.renew(&sign).await?;
+        let marks = doubt::marks(&map, &self.keys, &self.node, &self.marks());
+        let marked = join_all(marks.iter().map(async |(number, key)| {
+            let found = if *key == sign { Ok(found) } else { self.renew(key).await };
+            Some(Marked { number: *number, key: key.clone(), found: found.ok()? })
+        }));
+        let emptied = doubts.looked(&map, marked.await.into_iter().flatten().collect(), self.settings.lease);
+        for server in map.servers().into_iter().filter(|server| emptied.contains(&server.number)) {
+            tracing::warn!(redis = server.address, "Redis has lost its data: what this node knows is written again");
+            server.set_emptied();
+        }
+        *self.marks() = marks;
+        if doubts.doubted().is_some() {
             self.own.unlist_all();
         }
+        let keys = &self.keys;
         let mut enlist = pipe();
         enlist.cmd("ZADD").arg(keys.nodes()).arg(now()).arg(&*self.node.0);
         let unlisted = self.own.unlisted();
@@ -133,7 +150,17 @@ impl Inner {
         }
         self.link.call::<()>("beat", Lane::Commands, &enlist).await?;
         self.own.set_listed(&unlisted);
-        Ok(renewed == 0)
+        Ok(())
+    }
+
+    /// Renews a sign of life or a mark. `false`: Redis did not have it any more.
+    async fn renew(&self, key: &str) -> Result<bool, StoreError> {
+        let beat = BEAT.on(&[key]).arg(millis(self.settings.lease));
+        self.link.call("beat", Lane::Commands, &beat).await
+    }
+
+    fn marks(&self) -> MutexGuard<'_, HashMap<u64, String>> {
+        self.marks.lock().expect("no code panics while it holds this lock")
     }
 
     /// Ends own turns that nobody records any more: their recorder gave up, or its end could not be written.
@@ -214,14 +241,28 @@ impl Inner {
             return Ok(false);
         }
         let Some(since) = self.sightings.note(node, self.is_there(node).await?) else { return Ok(false) };
+        let sign = self.keys.node(node);
         // Less than a beat, or else the next look at it would often come a moment too early.
-        Ok(since.elapsed() >= self.beat_interval() * 3 / 4 && self.link.is_steady(&self.keys.node(node)))
+        if since.elapsed() < self.beat_interval() * 3 / 4 || !self.link.is_steady(&sign) {
+            return Ok(false);
+        }
+        // A server that has just been emptied has forgotten the living, too.
+        let number = self.link.map()?.server(sign.as_bytes()).map_err(StoreError::Unavailable)?.number;
+        let mark = self.marks().get(&number).cloned();
+        match mark {
+            Some(mark) => self.exists(&mark).await,
+            None => Ok(false),
+        }
     }
 
     /// Whether a node's sign of life is there.
     pub(super) async fn is_there(&self, node: &NodeId) -> Result<bool, StoreError> {
+        self.exists(&self.keys.node(node)).await
+    }
+
+    async fn exists(&self, key: &str) -> Result<bool, StoreError> {
         let mut exists = cmd("EXISTS");
-        exists.arg(self.keys.node(node));
+        exists.arg(key);
         self.link.call("alive", Lane::Commands, &exists).await
     }
 }

@@ -1,7 +1,7 @@
 //! The connected servers, and which of them has which keys.
 
 use std::{
-    sync::{Arc, OnceLock, atomic::AtomicU32},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicU32},
     time::Duration,
 };
 
@@ -15,6 +15,8 @@ use super::{
 
 /// A server that takes writes, and the connections to it.
 pub(super) struct Connected {
+    /// No other connection of this process has it.
+    pub(super) number: u64,
     pub(super) client: Client,
     /// Host and port, as a cluster names it; or the path of its socket.
     pub(super) address: String,
@@ -25,12 +27,48 @@ pub(super) struct Connected {
     pub(super) timeouts: [AtomicU32; 2],
     /// Why the connections cannot be used any more, once somebody has found out.
     pub(super) broken: OnceLock<Arc<str>>,
+    /// When it was last found to have been emptied behind its open connections.
+    pub(super) emptied: Mutex<Option<Instant>>,
 }
 
 impl Connected {
     /// The host alone.
     pub(super) fn host(&self) -> &str {
         self.address.rsplit_once(':').map_or(&self.address, |(host, _)| host)
+    }
+
+    /// Notes that the server was emptied.
+    pub(super) fn set_emptied(&self) {
+        *self.emptied.lock().expect("no code panics while it holds this lock") = Some(Instant::now());
+    }
+
+    /// Whether the server has kept what it has for so long.
+    fn kept_for(&self, long: Duration) -> bool {
+        let emptied = *self.emptied.lock().expect("no code panics while it holds this lock");
+        emptied.is_none_or(|at| at.elapsed() >= long)
+    }
+}
+
+/// Which connection leads to which slots, to be compared with a later map.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Outline(Vec<(u16, u16, u64)>);
+
+impl Outline {
+    /// First and last slot, and the number of the connection; in order, without what cannot be reached.
+    pub(super) fn parts(&self) -> &[(u16, u16, u64)] {
+        &self.0
+    }
+
+    /// Whether this connection led to all of these slots.
+    pub(super) fn led(&self, first: u16, last: u16, number: u64) -> bool {
+        let mut next = u32::from(first);
+        for &(from, to, whose) in self.0.iter().filter(|(from, to, _)| *from <= last && first <= *to) {
+            if whose != number || u32::from(from) > next {
+                return false;
+            }
+            next = u32::from(to) + 1;
+        }
+        next > u32::from(last)
     }
 }
 
@@ -104,7 +142,15 @@ impl Map {
 
     /// Whether the server of a key has been there, and the same, for so long.
     pub(super) fn is_steady(&self, key: &[u8], long: Duration) -> bool {
-        self.share(key).is_some_and(|share| share.usable().is_ok() && share.steady_since.elapsed() >= long)
+        self.share(key).is_some_and(|share| {
+            share.usable().is_ok_and(|server| server.kept_for(long)) && share.steady_since.elapsed() >= long
+        })
+    }
+
+    /// Which connection leads to which slots now.
+    pub(super) fn outline(&self) -> Outline {
+        let usable = |share: &Share| Some((share.first, share.last, share.usable().ok()?.number));
+        Outline(self.shares.iter().filter_map(usable).collect())
     }
 
     /// Since when the same server has had all of these slots; `None` if it has not.
@@ -127,5 +173,18 @@ impl Share {
             None => Ok(server),
             Some(why) => Err(why.clone()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_one_connection_led_to_throughout_was_its() {
+        let outline = Outline(vec![(0, 99, 1), (100, 199, 1), (200, 299, 2), (400, SLOTS - 1, 1)]);
+        assert!(outline.led(0, 199, 1) && outline.led(50, 150, 1) && outline.led(400, SLOTS - 1, 1));
+        assert!(!outline.led(0, 199, 2) && !outline.led(150, 250, 1) && !outline.led(0, 300, 1));
+        assert!(!outline.led(390, 410, 1) && !outline.led(300, 399, 1) && !Outline::default().led(0, 0, 1));
     }
 }

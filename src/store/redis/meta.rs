@@ -68,6 +68,10 @@ pub(super) fn end_fields(end: &End) -> Vec<Field> {
 /// The fields that only the owner's log can fill, at the end.
 pub(super) fn log_fields(log: &Log) -> Vec<Field> {
     let mut fields = vec![("by", log.bytes().to_string().into_bytes())];
+    if let Some(head) = log.head().filter(|_| log.last() == 0) {
+        // No batch has brought it.
+        fields.push(("hd", encode_head(&head)));
+    }
     if let Some(cap) = log.capped() {
         fields.push(("cap", cap.as_str().into()));
     }

@@ -96,6 +96,11 @@ impl Mirrors {
         logs.into_iter().find(|log| log.base() <= after && (log.ended().is_none() || record.end.is_some()))
     }
 
+    /// Whether somebody holds a mirror of the turn.
+    fn has(&self, id: &TurnId) -> bool {
+        self.lock().get(id).is_some_and(|mirrors| mirrors.iter().any(|mirror| mirror.log.strong_count() > 0))
+    }
+
     fn insert(&self, id: TurnId, mirror: Mirror) {
         self.lock().entry(id).or_default().push(mirror);
     }
@@ -127,6 +132,8 @@ impl Inner {
         if let Some(log) = self.mirrors.usable(record, after) {
             return log;
         }
+        // One that begins too late for somebody is enough: the next is for everybody.
+        let after = if self.mirrors.has(&record.id) { 0 } else { after };
         let log = Log::starting_after(after, self.budget.clone(), false);
         if let Some(head) = &record.head {
             log.set_head(head.clone());
@@ -337,7 +344,7 @@ impl Filler {
     /// The store does not know the turn: its owner will write it again, if it lives and has it.
     fn missing(&mut self, log: &Log) -> Looked {
         let since = *self.missing_since.get_or_insert_with(Instant::now);
-        if self.running && since.elapsed() < self.inner.settings.lease * 3 / 2 {
+        if since.elapsed() < self.inner.settings.lease * 3 / 2 {
             return Looked::Everything;
         }
         tracing::warn!(turn = self.id.short(), "the store has lost a turn: its followers are cut");

@@ -8,13 +8,16 @@
 //! * `map`, `slots`, `request`: which server of a cluster a call is for.
 //! * `liveness`: signs of life, and the end of dead nodes' turns.
 //! * `inbox`, `message`, `mirror`: how followers on other nodes are served.
-//! * `own`, `rewrite`: which turns this node owns, and how Redis is told again what it forgot of them.
+//! * `own`, `ended`: which turns this node owns, or owned a moment ago.
+//! * `doubt`, `rewrite`: what Redis may have forgotten, and how it is told again.
 //!
 //! Nothing but the scripts' epoch decides who may write; everything else may be late, lost or wrong.
 
 mod calls;
 mod codec;
 mod connection;
+mod doubt;
+mod ended;
 mod health;
 mod inbox;
 mod keys;
@@ -34,7 +37,11 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use redis::{FromRedisValue, Value, cmd, pipe};
@@ -43,6 +50,7 @@ use tokio::{sync::mpsc, task::AbortHandle};
 use self::{
     codec::{Unreadable, encode_blocks, encode_head},
     connection::{Lane, Link},
+    ended::EndedTurns,
     inbox::{Letter, OUTBOX, frame_to, wish_of},
     keys::Keys,
     liveness::{Sightings, millis},
@@ -50,7 +58,7 @@ use self::{
     meta::Meta,
     mirror::Mirrors,
     own::OwnTurns,
-    scripts::{APPEND, DISCARD, FINISH, HEAD, STOP},
+    scripts::{DISCARD, FINISH, HEAD, STOP},
     settings::Servers,
 };
 pub use self::{
@@ -88,8 +96,11 @@ struct Inner {
     keys: Keys,
     link: Link,
     own: OwnTurns,
+    ended: EndedTurns,
     mirrors: Mirrors,
     sightings: Sightings,
+    /// This node's mark at each server, by the number of its connection (`doubt`).
+    marks: Mutex<HashMap<u64, String>>,
     outbox: mpsc::Sender<Letter>,
     events: mpsc::Sender<StoreEvent>,
 }
@@ -113,6 +124,8 @@ impl RedisStore {
             node,
             budget,
             own: OwnTurns::default(),
+            ended: EndedTurns::default(),
+            marks: Mutex::default(),
             mirrors: Mirrors::default(),
             sightings: Sightings::default(),
             outbox,
@@ -211,7 +224,8 @@ impl Inner {
     /// The same, after the turn was ended if its owner is dead.
     async fn find(&self, id: &TurnId) -> Result<Option<TurnRecord>, StoreError> {
         let Some(Meta { record, .. }) = self.meta(id).await? else { return Ok(None) };
-        if record.end.is_some() || !self.is_dead(&record.node).await? {
+        // In a cluster, the owner's sign of life may be with a server that is away, which says nothing of the owner.
+        if record.end.is_some() || !self.is_dead(&record.node).await.unwrap_or(false) {
             return Ok(Some(record));
         }
         self.end_orphan(id, &record.node).await?;

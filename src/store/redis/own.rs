@@ -56,6 +56,11 @@ impl OwnTurns {
         }
     }
 
+    /// What a turn was claimed with, if the store has taken it.
+    pub(super) fn claim(&self, id: &TurnId) -> Option<TurnRecord> {
+        self.lock().get(id)?.claim.clone()
+    }
+
     /// The turns that are recorded, as they were claimed, and their logs.
     pub(super) fn claimed(&self) -> Vec<(TurnRecord, Arc<Log>)> {
         let turns = self.lock();

@@ -243,6 +243,7 @@ impl Link {
         };
         fit.map_err(|unfit| self.name_in_cluster(address, unfit.to_string()))?;
         Ok(Connected {
+            number: self.connections.fetch_add(1, Ordering::Relaxed),
             client: client.clone(),
             address: address.to_owned(),
             info,
@@ -250,6 +251,7 @@ impl Link {
             bulk,
             timeouts: Default::default(),
             broken: Default::default(),
+            emptied: Default::default(),
         })
     }
 

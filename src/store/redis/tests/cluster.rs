@@ -1,84 +1,13 @@
 //! A real cluster: every promise of a store, slots that move, masters that die.
 
-use futures_util::future::join_all;
-
 use super::*;
 
-/// Servers that share all slots evenly, and servers without any.
-struct Cluster {
-    servers: Vec<Server>,
-    ids: Vec<String>,
-}
-
 impl Cluster {
-    /// Starts so many masters, and others that know them.
-    async fn start(masters: usize, others: usize, arguments: &[&str]) -> Self {
-        let own =
-            ["--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--cluster-require-full-coverage", "no"];
-        let arguments = [&own[..], arguments].concat();
-        let servers: Vec<Server> = (0..masters + others).map(|_| Server::start(&arguments)).collect();
-        let ids = join_all(servers.iter().map(|server| server.command::<String>(&["CLUSTER", "MYID"]))).await;
-        for (at, server) in servers.iter().enumerate() {
-            server.command::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]).await;
-            if at < masters {
-                let [first, last] = [at, at + 1].map(|at| at * usize::from(slots::SLOTS) / masters);
-                let slots: Vec<String> = (first..last).map(|slot| slot.to_string()).collect();
-                let words: Vec<&str> = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(|s| &**s)).collect();
-                server.command::<()>(&words).await;
-            }
-            if at > 0 {
-                servers[0].command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &server.port.to_string()]).await;
-            }
-        }
-        let cluster = Self { servers, ids };
-        let known = format!("cluster_known_nodes:{}", cluster.servers.len());
-        for server in &cluster.servers {
-            eventually("the cluster is there", async || {
-                let info: String = server.command(&["CLUSTER", "INFO"]).await;
-                info.contains("cluster_state:ok") && info.lines().any(|line| line == known)
-            })
-            .await;
-        }
-        cluster
-    }
-
     /// With only one server named, after one that is not there.
-    fn settings(&self) -> Settings {
+    pub(super) fn settings(&self) -> Settings {
         let hosts = [1, self.servers[0].port].map(|port| ("127.0.0.1".into(), port)).to_vec();
         let url = RedisUrl { hosts, ..RedisUrl::default() };
         Settings { url, cluster: true, ..settings(&self.servers[0]) }
-    }
-
-    /// The master that has a key.
-    async fn owner_of(&self, key: &str) -> usize {
-        let slot = i64::from(slots::slot_of(key.as_bytes()));
-        // The last one is never killed.
-        let reply: redis::Value = self.servers.last().unwrap().command(&["CLUSTER", "SLOTS"]).await;
-        let ranges = slots::read_slots(reply, "127.0.0.1").unwrap();
-        let range = ranges.iter().find(|range| (range.first.into()..=range.last.into()).contains(&slot)).unwrap();
-        self.servers.iter().position(|server| server.port == range.port).unwrap()
-    }
-
-    /// Begins to move the slot of a key.
-    async fn begin_to_move(&self, key: &str, from: usize, to: usize) {
-        let slot = slots::slot_of(key.as_bytes()).to_string();
-        self.servers[to].command::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &self.ids[from]]).await;
-        self.servers[from].command::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.ids[to]]).await;
-    }
-
-    /// Moves a key of a slot that is being moved.
-    async fn move_key(&self, key: &str, from: usize, to: usize) {
-        let port = self.servers[to].port.to_string();
-        let moved: String = self.servers[from].command(&["MIGRATE", "127.0.0.1", &port, key, "0", "10000"]).await;
-        assert_eq!(moved, "OK");
-    }
-
-    /// Ends the move of a slot: the one that has it now says so first.
-    async fn end_move(&self, key: &str, from: usize, to: usize) {
-        let slot = slots::slot_of(key.as_bytes()).to_string();
-        for at in [to, from] {
-            self.servers[at].command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &self.ids[to]]).await;
-        }
     }
 }
 
@@ -150,7 +79,7 @@ async fn a_turn_is_repaired_when_a_replica_that_lacks_a_part_takes_over() {
     let owner = Owner::start(&home).await;
     let meta = Keys::new("holdover".into()).meta(&owner.record.id);
     let (master, replica) = (cluster.owner_of(&meta).await, 3);
-    cluster.servers[replica].command::<()>(&["CLUSTER", "REPLICATE", &cluster.ids[master]]).await;
+    cluster.replicate(replica, master).await;
     owner.keep(&["a"]).await;
     let log = open_at(&away, &owner, 0).await;
     eventually("the replica has the beginning", async || {
@@ -164,6 +93,10 @@ async fn a_turn_is_repaired_when_a_replica_that_lacks_a_part_takes_over() {
     cluster.servers[master].command::<i64>(&["CLIENT", "KILL", "TYPE", "replica"]).await;
     owner.keep(&["b", "c"]).await;
     read_until(&log, 0, |read| read == b"abc").await;
+    // In the same slot, and over before the master dies.
+    let ended = Owner::start(&home).await;
+    ended.keep(&["x", "y"]).await;
+    ended.complete().await;
     // Turns of the other servers go on: one of 99 sessions is there.
     let keys = Keys::new("holdover".into());
     let mut other = None;
@@ -194,4 +127,47 @@ async fn a_turn_is_repaired_when_a_replica_that_lacks_a_part_takes_over() {
     assert_eq!(read_to_end(&log, 0).await.0, "abcd");
     connected(&*away.store).await;
     assert_eq!(read_to_end(&*open_at(&away, &owner, 0).await, 0).await.0, "abcd");
+    eventually("the turn that was over is known again", async || {
+        let found = away.store.find(&ended.record.id).await;
+        found.is_ok_and(|found| found.is_some_and(|record| record.end.is_some()))
+    })
+    .await;
+    assert_eq!(read_to_end(&*open_at(&away, &ended, 0).await, 0).await.0, "xy");
+}
+
+#[tokio::test]
+async fn an_emptied_server_that_stays_connected_is_found_out() {
+    let cluster = Cluster::start(3, 0, &[]).await;
+    let (home, away) = (node("owner", cluster.settings()).await, node("reader", cluster.settings()).await);
+    let keys = Keys::new("holdover".into());
+    // A silent turn at each server, and one that has just ended.
+    let mut turns: Vec<Vec<Owner>> = (0..3).map(|_| Vec::new()).collect();
+    for byte in 1..100 {
+        let record = record(&home.node, Some([byte; 32]));
+        let at = cluster.owner_of(&keys.meta(&record.id)).await;
+        if turns[at].len() < 2 {
+            let owner = Owner::start_as(&home, record).await;
+            owner.keep(&["a", "b"]).await;
+            turns[at].push(owner);
+        }
+    }
+    for pair in &turns {
+        pair[1].complete().await;
+    }
+    for (server, pair) in cluster.servers.iter().zip(&turns) {
+        server.command::<()>(&["FLUSHALL"]).await;
+        for owner in pair {
+            eventually("the turn is known again", async || {
+                let found = away.store.find(&owner.record.id).await;
+                found.is_ok_and(|found| found.is_some_and(|record| record.last == 2 && record.end == owner.log.ended()))
+            })
+            .await;
+        }
+    }
+    // Nobody was taken for dead.
+    for owner in turns.iter().map(|pair| &pair[0]) {
+        owner.keep(&["c"]).await;
+        owner.complete().await;
+        assert_eq!(read_to_end(&*open_at(&away, owner, 0).await, 0).await.0, "abc");
+    }
 }

@@ -161,8 +161,12 @@ async fn a_frozen_server_is_unavailable_within_the_command_timeout() {
 
 #[tokio::test]
 async fn a_full_server_refuses_blocks_and_takes_ends_and_stops() {
-    let server = Server::start(&[]);
-    let home = node("home", settings(&server)).await;
+    full_server_takes_ends_and_stops(&Server::start(&[])).await;
+}
+
+/// Servers differ in what they say of it.
+pub(super) async fn full_server_takes_ends_and_stops(server: &Server) {
+    let home = node("home", settings(server)).await;
     let [owner, stopped] = [Owner::start(&home).await, Owner::start(&home).await];
     owner.keep(&["a"]).await;
     stopped.keep(&["a"]).await;

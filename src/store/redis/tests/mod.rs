@@ -1,16 +1,20 @@
 //! The store before real servers: the promises of every store, and those that only a shared one makes.
 
 mod cluster;
+mod failover;
 mod faults;
+mod makes;
 mod nodes;
-mod server;
+/// Shared with the black-box tests.
+#[path = "../../../../tests/support/servers/mod.rs"]
+mod servers;
 
 use std::{any::Any, sync::Mutex};
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
-use self::server::Server;
+use self::servers::{Cluster, Make, Recipe, Server};
 use super::*;
 use crate::{
     config::{RedisScheme, RedisUrl, Secret},
