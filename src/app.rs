@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::{
     admin::Admin,
     config::{self, Config, IdentitySource, StoreKind},
-    listener::{Connections, Listener},
+    listener::{Connections, Inherited, InheritedError, Listener},
     metrics::Metrics,
     node::{Node, Settings},
     principal::{Identifier, IdentityKey, JwtKey, JwtSettings, Source, SourceError, Sources, SubrequestSettings},
@@ -38,6 +38,9 @@ use crate::{
 /// Why the process cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The sockets that came with the process cannot be used.
+    #[error("the sockets given to this process (LISTEN_FDS): {0}")]
+    Inherited(#[from] InheritedError),
     /// A listener cannot be bound: the port is taken, or may not be used.
     #[error("cannot listen on {address} ({key}): {source}; choose another address or stop what listens there")]
     Bind {
@@ -70,10 +73,11 @@ pub struct App {
 }
 
 impl App {
-    /// Builds everything and binds the listeners. A store or backend that is away does not keep it from starting.
-    pub async fn build(config: Config) -> Result<Self, StartError> {
-        let public = bind(config.listen.public, "listen.public").await?;
-        let admin = bind(config.admin.listen, "admin.listen").await?;
+    /// Builds everything and binds the listeners that did not come with the process. A store or backend that is away does not
+    /// keep it from starting.
+    pub async fn build(config: Config, inherited: Inherited) -> Result<Self, StartError> {
+        let public = bind(inherited.public, config.listen.public, "listen.public").await?;
+        let admin = bind(inherited.admin, config.admin.listen, "admin.listen").await?;
         let metrics = Arc::new(Metrics::new());
         let budget = Budget::new(config.store.memory_limit as u64);
         let id =
@@ -115,6 +119,7 @@ impl App {
     pub async fn run(self, mut signals: Signals, reload: impl Fn() -> Result<Config, String>) {
         let Self { public, admin, shared, identity_ready, secret } = self;
         let (stop, stopped) = watch::channel(false);
+        let (accept_no_more, accepts_no_more) = watch::channel(false);
         let node = shared.node.clone();
         let addresses = (public.address(), admin.address());
         tokio::spawn(node.clone().serve_events());
@@ -126,15 +131,25 @@ impl App {
         let admin = tokio::spawn(admin.serve(admin_app, Connections::default(), stopped.clone()));
         // Traffic comes in only once it is known who is who, or known that it cannot be known now.
         agree_on_secret(&shared, &secret, &identity_ready).await;
+        let public = public.accepting_until(accepts_no_more);
         let proxy = tokio::spawn(public.serve(Arc::new(http_proxy(shared.clone())), options, stopped));
         tracing::info!(public = %addresses.0, admin = %addresses.1, version = env!("CARGO_PKG_VERSION"), "holdover is ready");
         while signals.next().await == Signal::Reload {
             apply(&shared, &secret, reload());
         }
-        let max = shared.settings.load().drain.max;
+        let config::Drain { max, move_after, accept } = shared.settings.load().drain;
         tracing::info!(?max, "draining: no new turns; resumes are served until the running turns are over");
+        accept_no_more.send_replace(!accept);
         node.start_draining();
+        let moved = async {
+            match settings.store.kind {
+                StoreKind::Redis => node.send_visitors_away(move_after).await,
+                // Nobody else has these turns.
+                StoreKind::Memory => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            never = moved => match never {},
             all = idle(&node, max) => tracing::info!(all_ended_by_themselves = all, "drained: no turn is running"),
             () = signals.terminated() => {
                 tracing::warn!("second signal: ending at once, running turns are interrupted");
@@ -200,8 +215,15 @@ impl Signals {
     }
 }
 
-async fn bind(address: SocketAddr, key: &'static str) -> Result<Listener, StartError> {
-    Listener::bind(address).await.map_err(|source| StartError::Bind { address, key, source })
+async fn bind(
+    inherited: Option<std::net::TcpListener>,
+    address: SocketAddr,
+    key: &'static str,
+) -> Result<Listener, StartError> {
+    match inherited {
+        Some(socket) => Ok(Listener::inherited(socket).map_err(InheritedError::Unusable)?),
+        None => Listener::bind(address).await.map_err(|source| StartError::Bind { address, key, source }),
+    }
 }
 
 fn http_proxy(shared: Arc<Shared>) -> Front {

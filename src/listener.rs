@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use listenfd::ListenFd;
 use pingora::{
     apps::{HttpServerApp, ReusedHttpStream, ServerApp},
     protocols::{GetSocketDigest, SocketDigest, http::ServerSession, l4::stream::Stream},
@@ -29,6 +30,53 @@ use tokio::{
 pub struct Listener {
     tcp: TcpListener,
     address: SocketAddr,
+    /// Turns true when connections are left to whoever else accepts at the same socket.
+    closed: Option<watch::Receiver<bool>>,
+}
+
+/// Sockets that were bound by who started this process and go on existing behind it: systemd's socket activation.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// Named `public`, or the only one there is.
+    pub public: Option<std::net::TcpListener>,
+    /// Named `admin`.
+    pub admin: Option<std::net::TcpListener>,
+}
+
+/// Why inherited sockets cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InheritedError {
+    /// One of them listens to nothing, is no TCP socket, or is none at all.
+    #[error("not a listening TCP socket: {0}")]
+    Unusable(#[source] io::Error),
+    /// Several came, and one is called neither `public` nor `admin`, or two are called the same.
+    #[error(
+        "one is called {0:?}; with several, name one `public` and one `admin` (FileDescriptorName= of the socket unit)"
+    )]
+    Name(String),
+}
+
+impl Inherited {
+    /// Takes them, and what tells of them, out of the environment (sd_listen_fds(3)).
+    pub fn take() -> Result<Self, InheritedError> {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        // None, if they are meant for another process.
+        let mut sockets = ListenFd::from_env();
+        let mut inherited = Self::default();
+        for at in 0..sockets.len() {
+            let name = names.split(':').nth(at).unwrap_or_default();
+            let place = match name {
+                "admin" => &mut inherited.admin,
+                _ if name == "public" || sockets.len() == 1 => &mut inherited.public,
+                _ => return Err(InheritedError::Name(name.to_owned())),
+            };
+            if place.is_some() {
+                return Err(InheritedError::Name(name.to_owned()));
+            }
+            *place = sockets.take_tcp_listener(at).map_err(InheritedError::Unusable)?;
+        }
+        Ok(inherited)
+    }
 }
 
 /// How connections are kept.
@@ -50,9 +98,22 @@ impl Default for Connections {
 impl Listener {
     /// Binds `address`; port 0 takes a free one. Errors as binding does: the port is taken, or may not be used.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let tcp = TcpListener::bind(address).await?;
-        let address = tcp.local_addr()?;
-        Ok(Self { tcp, address })
+        Self::of(TcpListener::bind(address).await?)
+    }
+
+    /// Takes a socket that listens already. Errors as registering it with the runtime does.
+    pub fn inherited(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Self::of(TcpListener::from_std(socket)?)
+    }
+
+    fn of(tcp: TcpListener) -> io::Result<Self> {
+        Ok(Self { address: tcp.local_addr()?, tcp, closed: None })
+    }
+
+    /// Accepts no connection any more once `closed` turns true. Those that are open are served on.
+    pub fn accepting_until(self, closed: watch::Receiver<bool>) -> Self {
+        Self { closed: Some(closed), ..self }
     }
 
     /// Where it can be reached from this machine: the bound address, with loopback in place of "any interface".
@@ -76,12 +137,25 @@ impl Listener {
         let mut connections = JoinSet::new();
         let mut stop = shutdown.clone();
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
-        tokio::pin!(stopped);
+        let closed = async move {
+            let told = match self.closed {
+                Some(mut closed) => closed.wait_for(|closed| *closed).await.is_ok(),
+                None => false,
+            };
+            if !told {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::pin!(stopped, closed);
+        let mut accepting = true;
         loop {
             tokio::select! {
+                // Nothing is accepted behind the word that nothing is.
+                biased;
                 () = &mut stopped => break,
+                () = &mut closed, if accepting => accepting = false,
                 Some(_) = connections.join_next() => {}
-                accepted = self.tcp.accept() => match accepted {
+                accepted = self.tcp.accept(), if accepting => match accepted {
                     Ok((stream, _)) => {
                         let (app, shutdown) = (app.clone(), shutdown.clone());
                         connections.spawn(async move { serve_connection(stream, &app, options, &shutdown).await });

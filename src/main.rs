@@ -9,10 +9,12 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use holdover::{
-    app::{App, Signals},
+    app::{App, Signals, StartError},
     cli::{self, Command, Healthcheck, Settings},
     config::{Backend, Config, Upstream},
-    demo, logging,
+    demo,
+    listener::Inherited,
+    logging,
 };
 use tokio::{runtime::Runtime, sync::watch};
 
@@ -50,9 +52,11 @@ fn main() -> ExitCode {
 /// `holdover run`.
 fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
     logging::start(&config.log)?;
+    // Changes the environment, so it comes before there are threads.
+    let inherited = Inherited::take().map_err(StartError::from)?;
     runtime()?.block_on(async {
         let signals = Signals::catch()?;
-        let app = App::build(config).await?;
+        let app = App::build(config, inherited).await?;
         let reload = move || settings.load().map(|loaded| loaded.config).map_err(|problems| problems.to_string());
         app.run(signals, reload).await;
         Ok(())
@@ -72,7 +76,7 @@ fn show(listen: SocketAddr) -> anyhow::Result<()> {
         let url = Backend { tls: false, host: address.ip().to_string(), port: address.port() };
         config.upstream = Upstream { urls: vec![url], ..Upstream::default() };
         config.drain.max = Duration::from_secs(2);
-        let app = App::build(config).await?;
+        let app = App::build(config, Inherited::default()).await?;
         println!(
             "\n  Holdover demo\n\n  chat page   http://{}/\n  backend     http://{address}/   (plain: no ids, no resume)\n  \
              metrics     http://{}/metrics\n\n  Open the chat page, send a message in all panes, and cut the connection. \

@@ -31,8 +31,9 @@ pub struct Metrics {
     pub starts_refused: IntCounterVec,
     /// Turns whose recording ended before the turn, by cap.
     pub turns_capped: IntCounterVec,
-    /// Ended turns dropped before their retention time because their memory was needed.
-    pub turns_shed: IntCounter,
+    /// Turns given up because their memory was needed, by `state`: ended (dropped before their retention time) or detached
+    /// (stopped).
+    pub turns_shed: IntCounterVec,
     /// Resume requests, by result.
     pub resumes: IntCounterVec,
     /// Followers connected now, first clients included.
@@ -105,7 +106,7 @@ impl Metrics {
             ),
             starts_refused: counter_vec(&r, "starts_refused_total", "Starts refused", &["reason"]),
             turns_capped: counter_vec(&r, "turns_capped_total", "Recordings ended before their turn", &["cap"]),
-            turns_shed: counter(&r, "turns_shed_total", "Ended turns dropped early for their memory"),
+            turns_shed: counter_vec(&r, "turns_shed_total", "Turns given up for their memory", &["state"]),
             resumes: counter_vec(&r, "resumes_total", "Resume requests", &["result"]),
             followers: gauge(&r, "followers", "Followers connected"),
             followers_cut: counter_vec(&r, "followers_cut_total", "Followers cut", &["reason"]),

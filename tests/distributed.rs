@@ -10,6 +10,8 @@ mod makes;
 mod outages;
 /// The owner of a turn dies, freezes or leaves.
 mod owners;
+/// Nodes are restarted while clients use them.
+mod rolling;
 /// One turn per start, whichever node the client comes to.
 mod starts;
 /// Very many followers at once.

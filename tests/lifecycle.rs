@@ -2,6 +2,8 @@
 
 mod bounds;
 mod leaving;
+mod memory;
 mod process;
+mod soak;
 mod starts;
 mod upstream;

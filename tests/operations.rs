@@ -2,6 +2,8 @@
 
 /// What is written down of a busy run.
 mod logs;
+/// Sockets that outlive the process.
+mod sockets;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,7 +1,7 @@
 //! A client that checks what it gets: every event of a turn, in order, once. Anything else is an error, and an error
 //! fails the run.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use memchr::{memchr, memmem, memrchr};
@@ -14,10 +14,12 @@ use tokio::{
 use super::event::{Event, Template, decimal};
 
 /// A request for a turn, or for the rest of one.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Request {
     pub(crate) path: String,
-    /// Turn and number of the last event that is there already.
-    pub(crate) after: Option<(String, u64)>,
+    /// Number of the last event that is there already.
+    pub(crate) after: u64,
+    pub(crate) last_event_id: Option<String>,
 }
 
 /// The answer to a request, being read.
@@ -56,19 +58,25 @@ pub(crate) struct Checker {
     pub(crate) last: bool,
 }
 
+/// Bytes taken at a time of a long answer.
+const BULK: usize = 256 << 10;
+/// An event is missing or doubled. Whatever else a peer does may be reported; this fails the run.
+#[derive(Debug)]
+pub(crate) struct Wrong(String);
+
 /// How long the system under test may stay silent while something is due.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Request {
     pub(crate) fn new(path: impl Into<String>) -> Self {
-        Self { path: path.into(), after: None }
+        Self { path: path.into(), ..Self::default() }
     }
 
     /// The request on the wire. `close`: the connection is for this request alone.
     pub(crate) fn head(&self, host: SocketAddr, close: bool) -> String {
         let mut head = format!("GET {} HTTP/1.1\r\nhost: {host}\r\naccept: text/event-stream\r\n", self.path);
-        if let Some((turn, n)) = &self.after {
-            head += &format!("last-event-id: {turn}-{n}\r\n");
+        if let Some(id) = &self.last_event_id {
+            head += &format!("last-event-id: {id}\r\n");
         }
         if close {
             head += "connection: close\r\n";
@@ -94,7 +102,7 @@ impl Request {
         };
         let turn = header(&raw[..body])?;
         raw.drain(..body);
-        let checker = Checker::after(self.after.as_ref().map_or(0, |(_, n)| *n));
+        let checker = Checker::after(self.after);
         Ok(Stream { socket, raw, framing: Chunked::default(), turn, checker })
     }
 }
@@ -108,13 +116,21 @@ pub(crate) fn header(head: &[u8]) -> Result<Option<String>> {
     let (mut turn, mut chunked) = (None, false);
     for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
         chunked |= name.eq_ignore_ascii_case("transfer-encoding") && value == "chunked";
-        if name.eq_ignore_ascii_case("holdover-turn") {
+        if ["holdover-turn", "x-stream-id"].iter().any(|known| name.eq_ignore_ascii_case(known)) {
             turn = Some(value.to_owned());
         }
     }
     ensure!(chunked, "the answer is not chunked: {head}");
     Ok(turn)
 }
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Wrong {}
 
 impl Stream {
     /// Waits for more of the answer and hands its events to `each`. Returns whether there can be more.
@@ -138,6 +154,12 @@ impl Stream {
     /// Number of the last event that came.
     pub(crate) fn n(&self) -> u64 {
         self.checker.n
+    }
+
+    /// Takes more at a time from now on: for long answers.
+    pub(crate) fn in_bulk(mut self) -> Self {
+        self.raw.reserve(BULK);
+        self
     }
 }
 
@@ -236,7 +258,7 @@ impl Checker {
         if let Some(event) = Event::parse(line)? {
             if event.n != self.n + 1 {
                 let what = if event.n <= self.n { "a double" } else { "a gap" };
-                bail!("{what}: event {} came after event {}", event.n, self.n);
+                bail!(Wrong(format!("{what}: event {} came after event {}", event.n, self.n)));
             }
             ensure!(!self.last, "an event after the last");
             self.n = event.n;

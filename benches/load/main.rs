@@ -4,38 +4,34 @@
 //! and measures. Between them stands, in turn, each system under test. Backend and client are threads of this process;
 //! the systems are processes of their own, on a CPU of their own where there are two.
 //!
+//! * [`compare`]: all systems side by side, the default.
+//! * [`growth`]: what Holdover costs as streams, followers, turns grow in number or length.
+//! * [`soak`]: a steady load of cuts and resumes, for hours.
+//!
 //! `scripts/bench` runs it; `docs/performance.md` says what the figures mean.
 
 mod backend;
 mod client;
 mod clock;
+mod compare;
 mod event;
+mod growth;
 mod measure;
-mod micro;
 mod plain;
 mod process;
 mod report;
+mod setup;
+mod soak;
 mod system;
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::PathBuf,
-    process::{Command, ExitCode},
-    time::Duration,
-};
+use std::{fmt, fs, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::{
-    backend::Backend,
-    measure::Load,
-    process::Cores,
-    report::{AtRest, Report, Runs, UnderLoad},
-    system::{Kind, Place, System},
-};
+use self::{backend::Backend, measure::Load, process::Cores, system::Kind, system::Place};
 
 /// Measure Holdover beside its peers.
 #[derive(Debug, Parser)]
@@ -56,14 +52,23 @@ struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
     /// How long each of them is looked at, in seconds
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 2.5)]
     window: f64,
-    /// Streams that live and are silent
-    #[arg(long, default_value_t = 1000)]
-    idle_streams: usize,
+    /// Numbers of streams that live and are silent
+    #[arg(long, value_delimiter = ',', default_value = "3000,9000")]
+    idle_streams: Vec<usize>,
     /// A Redis that is there; its CPU is not counted [default: start one]
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
+    /// Measure how cost grows with streams, followers, turns and their length, instead
+    #[arg(long)]
+    growth: bool,
+    /// Put a steady load of cuts and resumes on Holdover for so long (30s, 40m, 1h), instead
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    soak: Option<Duration>,
+    /// The load of a soak
+    #[arg(long, default_value = "200x5", value_parser = parse_load)]
+    soak_load: Load,
     /// Given by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -80,26 +85,34 @@ enum Serve {
 enum Measure {
     /// CPU, throughput and latency of live streams
     Load,
+    /// The most events per second
+    Ceiling,
     /// Memory of silent streams
     Idle,
     /// Time to the first byte of a resume
     Reconnect,
     /// Speed of a long replay
     Replay,
-    /// Single operations in memory
-    Micro,
 }
 
-/// Reconnects of each kind.
-const RECONNECTS: usize = 400;
-const REPLAYS: usize = 5;
+/// On what, and under which circumstances, something was measured.
+#[derive(Debug, Serialize)]
+struct Circumstances {
+    event_bytes: usize,
+    /// CPUs of the system under test, and of backend and client; not set if they share.
+    system_cpus: Option<String>,
+    other_cpus: Option<String>,
+    /// Load average of the machine before the run.
+    load_before: String,
+    optimised: bool,
+}
 
 fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(Serve::Pingora { listen, upstream }) = options.serve {
         plain::run(listen, upstream);
     }
-    match measure_and_report(&options) {
+    match options.measure() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("load: {error:#}");
@@ -108,30 +121,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure_and_report(options: &Options) -> Result<()> {
-    client::prove()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = tokio::task::LocalSet::new().block_on(&runtime, async {
-        tokio::select! {
-            report = options.run() => report,
-            // What was started ends with the run that started it.
-            () = told_to_end() => bail!("told to end"),
-        }
-    })?;
-    print!("{report}");
-    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
-    fs::create_dir_all(&directory)?;
-    let file = directory.join("load.json");
-    fs::write(&file, serde_json::to_string_pretty(&report)? + "\n")?;
-    println!("\nall figures: {}", file.display());
-    Ok(())
-}
-
 impl Options {
-    async fn run(&self) -> Result<Report> {
+    fn measure(&self) -> Result<()> {
+        client::prove()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            tokio::select! {
+                done = self.run() => done,
+                // What was started ends with the run that started it.
+                () = told_to_end() => bail!("told to end"),
+            }
+        })
+    }
+
+    async fn run(&self) -> Result<()> {
         let load_before = fs::read_to_string("/proc/loadavg")?.split(' ').take(1).collect();
-        // Before any thread is made, so that all of them stay off the CPU of the system under test.
-        let cores = Cores::split()?;
+        // Before any thread is made, so that all of them stay off the CPU of the system under test. A soak runs beside
+        // whatever else the machine does.
+        let cores = if self.soak.is_some() { Cores::default() } else { Cores::split()? };
         let backend = Backend::start()?;
         let scratch = tempfile::tempdir()?;
         let place = Place {
@@ -139,96 +146,53 @@ impl Options {
             cores: cores.clone(),
             directory: scratch.path().to_owned(),
             redis: self.redis.clone(),
+            config: String::new(),
         };
-        let kinds = self.kinds();
-        let mut report = Report {
+        let circumstances = Circumstances {
             event_bytes: event::BYTES,
             system_cpus: cores.system,
             other_cpus: cores.rest,
             load_before,
             optimised: !cfg!(debug_assertions),
-            loads: Vec::new(),
-            systems: Vec::new(),
-            micro: None,
         };
-        if self.wants(Measure::Load) {
-            report.loads = self.loads(&kinds, &place, &backend).await?;
+        if let Some(time) = self.soak {
+            let report = soak::run(&place, self.soak_load, time, circumstances).await?;
+            report_on(&report, "soak")?;
+            return report.verdict();
         }
-        if [Measure::Idle, Measure::Reconnect, Measure::Replay].into_iter().any(|measure| self.wants(measure)) {
-            for &kind in kinds.iter().filter(|kind| **kind != Kind::Direct) {
-                report.systems.push(self.at_rest(kind, &place, &backend).await.with_context(|| kind.name())?);
-            }
+        if self.growth {
+            return report_on(&growth::run(&place, &backend, circumstances).await?, "growth");
         }
-        if self.wants(Measure::Micro) {
-            report.micro = Some(micro::run()?);
-        }
-        Ok(report)
+        report_on(&self.compare(&place, &backend, circumstances).await?, "load")
     }
 
     fn wants(&self, measure: Measure) -> bool {
         self.only.is_empty() || self.only.contains(&measure)
     }
+}
 
-    fn kinds(&self) -> Vec<Kind> {
-        if !self.systems.is_empty() {
-            return self.systems.clone();
-        }
-        let here = |kind: &Kind| match kind {
-            Kind::Nginx => installed("nginx", "-v"),
-            Kind::Redis => self.redis.is_some() || installed("redis-server", "--version"),
-            Kind::Direct | Kind::Pingora | Kind::Holdover => true,
-        };
-        let (kinds, missing): (Vec<Kind>, Vec<Kind>) = Kind::value_variants().iter().partition(|kind| here(kind));
-        for kind in missing {
-            eprintln!("load: no {}: its program is not installed", kind.name());
-        }
-        kinds
-    }
+/// Prints it, and writes all of it to a file.
+fn report_on(report: &(impl fmt::Display + Serialize), name: &str) -> Result<()> {
+    print!("{report}");
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+    fs::create_dir_all(&directory)?;
+    let file = directory.join(name).with_extension("json");
+    fs::write(&file, serde_json::to_string_pretty(report)? + "\n")?;
+    println!("\nall figures: {}", file.display());
+    Ok(())
+}
 
-    /// Puts each load on each system in turn, so that what disturbs the machine for a while disturbs all.
-    async fn loads(&self, kinds: &[Kind], place: &Place, backend: &Backend) -> Result<Vec<UnderLoad>> {
-        let mut systems = Vec::new();
-        for &kind in kinds {
-            systems.push(System::start(kind, place).await?);
+impl fmt::Display for Circumstances {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.system_cpus, &self.other_cpus) {
+            (Some(system), Some(other)) => write!(f, "system under test on CPU {system}, the rest on {other}")?,
+            _ => write!(f, "all on the same CPUs")?,
         }
-        let mut found = Vec::new();
-        for &load in &self.loads {
-            let mut all: Vec<_> = kinds.iter().map(|&system| Runs { system, runs: Vec::new() }).collect();
-            for repetition in 1..=self.repetitions {
-                eprintln!("load: {} x {}/s, {repetition} of {}", load.streams, load.rate, self.repetitions);
-                for (system, runs) in systems.iter().zip(&mut all) {
-                    let window = Duration::from_secs_f64(self.window);
-                    let run = measure::load(system, backend, load, window).await;
-                    runs.runs.push(run.with_context(|| system.kind.name())?);
-                }
-            }
-            found.push(UnderLoad { load, systems: all });
+        writeln!(f, "; load average before: {}", self.load_before)?;
+        if !self.optimised {
+            writeln!(f, "NOT OPTIMISED: these figures say nothing")?;
         }
-        Ok(found)
-    }
-
-    /// What is measured one system after the other, each started anew.
-    async fn at_rest(&self, kind: Kind, place: &Place, backend: &Backend) -> Result<AtRest> {
-        eprintln!("load: {} at rest", kind.name());
-        let system = System::start(kind, place).await?;
-        let mut found = AtRest {
-            system: kind,
-            bytes_per_stream: None,
-            reconnect_live: None,
-            reconnect_finished: None,
-            replay_mb_per_second: None,
-        };
-        if self.wants(Measure::Idle) {
-            found.bytes_per_stream = Some(measure::idle(&system, backend, self.idle_streams).await?);
-        }
-        if self.wants(Measure::Reconnect) && kind.records() {
-            found.reconnect_live = Some(measure::reconnect(&system, backend, true, RECONNECTS).await?);
-            found.reconnect_finished = Some(measure::reconnect(&system, backend, false, RECONNECTS).await?);
-        }
-        if self.wants(Measure::Replay) && kind.records() {
-            found.replay_mb_per_second = Some(measure::replay(&system, REPLAYS).await?);
-        }
-        Ok(found)
+        Ok(())
     }
 }
 
@@ -240,13 +204,21 @@ async fn told_to_end() {
     }
 }
 
-fn installed(program: &str, ask: &str) -> bool {
-    Command::new(program).arg(ask).output().is_ok_and(|output| output.status.success())
-}
-
 fn parse_load(text: &str) -> Result<Load, String> {
     let parsed = text.split_once('x').and_then(|(streams, rate)| {
         Some(Load { streams: streams.parse().ok().filter(|n| *n > 0)?, rate: rate.parse().ok().filter(|n| *n > 0)? })
     });
     parsed.ok_or_else(|| "write STREAMSxRATE, such as 200x30".into())
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds = match unit {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    let time = digits.parse::<u64>().ok().filter(|n| *n > 0).zip(seconds);
+    time.map(|(n, unit)| Duration::from_secs(n * unit)).ok_or_else(|| "write 30s, 40m or 1h".into())
 }

@@ -83,13 +83,12 @@ impl Process {
 
     /// CPU time that all its threads have taken, from the scheduler's books (nanoseconds, where `stat` has ticks of 10 ms).
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let mut nanos = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            // A thread may end while they are listed.
-            let Ok(schedstat) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-            nanos += schedstat.split(' ').next().unwrap_or_default().parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(nanos))
+        cpu_of(self.child.id())
+    }
+
+    /// Files and sockets that it has open.
+    pub(crate) fn open_files(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
     }
 
     /// Resident bytes.
@@ -98,6 +97,21 @@ impl Process {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
+}
+
+/// CPU time that this process has taken itself: backend and client.
+pub(crate) fn own_cpu() -> Result<Duration> {
+    cpu_of(std::process::id())
+}
+
+fn cpu_of(process: u32) -> Result<Duration> {
+    let mut nanos = 0;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        // A thread may end while they are listed.
+        let Ok(schedstat) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        nanos += schedstat.split(' ').next().unwrap_or_default().parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanos))
 }
 
 impl Drop for Process {

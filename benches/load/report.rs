@@ -1,28 +1,22 @@
-//! What a run found, as a table and as JSON.
+//! What a comparison found, as a table and as JSON.
 
 use std::fmt;
 
 use serde::Serialize;
 
 use super::{
-    measure::{Load, Loaded, Quantiles},
-    micro::Micro,
+    Circumstances,
+    measure::{Ceiling, Load, Loaded, Quantiles, Replayed},
     system::Kind,
 };
 
 /// All figures of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    pub(crate) event_bytes: usize,
-    /// CPUs of the system under test, and of backend and client; not set if they share.
-    pub(crate) system_cpus: Option<String>,
-    pub(crate) other_cpus: Option<String>,
-    /// Load average of the machine before the run.
-    pub(crate) load_before: String,
-    pub(crate) optimised: bool,
+    pub(crate) circumstances: Circumstances,
     pub(crate) loads: Vec<UnderLoad>,
+    pub(crate) ceilings: Vec<AtTop>,
     pub(crate) systems: Vec<AtRest>,
-    pub(crate) micro: Option<Micro>,
 }
 
 /// One load, on all systems in turn.
@@ -39,58 +33,95 @@ pub(crate) struct Runs {
     pub(crate) runs: Vec<Loaded>,
 }
 
+#[derive(Debug, Serialize)]
+pub(crate) struct AtTop {
+    pub(crate) system: Kind,
+    pub(crate) ceiling: Ceiling,
+}
+
 /// What is measured once per system.
 #[derive(Debug, Serialize)]
 pub(crate) struct AtRest {
     pub(crate) system: Kind,
-    /// Resident bytes per silent live stream.
-    pub(crate) bytes_per_stream: Option<f64>,
+    /// Resident bytes per silent live stream, with so many of them.
+    pub(crate) bytes_per_stream: Vec<(usize, f64)>,
     pub(crate) reconnect_live: Option<Quantiles>,
-    pub(crate) reconnect_finished: Option<Quantiles>,
-    pub(crate) replay_mb_per_second: Option<Vec<f64>>,
+    pub(crate) reconnect_ended: Option<Quantiles>,
+    /// To a live turn, on a node that does not run it.
+    pub(crate) reconnect_elsewhere: Option<Quantiles>,
+    pub(crate) replay_mb_per_second: Vec<f64>,
+    /// The same from a node that did not run the turn.
+    pub(crate) replay_elsewhere: Vec<f64>,
+    pub(crate) replay_to_many: Option<Replayed>,
 }
 
-/// Share of the load that must have been delivered. Who is behind finds many events at each wake-up, and looks cheap.
-const KEEPS_UP: f64 = 0.98;
+/// A share of a CPU that is as good as all of it.
+const FULL: f64 = 0.93;
 
 impl Runs {
     /// The median of a figure over the repetitions.
     fn median(&self, figure: impl Fn(&Loaded) -> f64) -> f64 {
-        median(self.runs.iter().map(figure).collect())
+        median(self.runs.iter().map(figure))
     }
 }
 
 impl UnderLoad {
+    fn of(&self, kind: Kind) -> Option<&Runs> {
+        self.systems.iter().find(|runs| runs.system == kind)
+    }
+
     fn cpu(&self, kind: Kind) -> Option<f64> {
-        self.systems.iter().find(|runs| runs.system == kind).map(|runs| runs.median(|run| run.cpu_us))
+        self.of(kind).map(|runs| runs.median(|run| run.cpu_us))
+    }
+
+    pub(crate) fn proxy_cpu(&self, kind: Kind) -> Option<f64> {
+        self.of(kind).map(|runs| runs.median(|run| run.proxy_cpu_us))
+    }
+
+    /// Whether a system delivered this load, most times.
+    pub(crate) fn kept_up(&self, kind: Kind) -> bool {
+        let kept = |runs: &Runs| runs.median(|run| f64::from(u8::from(run.keeps_up(self.load)))) > 0.0;
+        self.of(kind).is_some_and(kept)
+    }
+
+    pub(crate) fn is_above(&self, load: Load) -> bool {
+        self.load.events_per_second() > load.events_per_second()
+    }
+}
+
+impl AtRest {
+    pub(crate) fn of(system: Kind) -> Self {
+        Self {
+            system,
+            bytes_per_stream: Vec::new(),
+            reconnect_live: None,
+            reconnect_ended: None,
+            reconnect_elsewhere: None,
+            replay_mb_per_second: Vec::new(),
+            replay_elsewhere: Vec::new(),
+            replay_to_many: None,
+        }
     }
 }
 
 /// The middle one; of an even number, the upper of the two. Zero of none.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.system_cpus, &self.other_cpus) {
-            (Some(system), Some(other)) => write!(f, "system under test on CPU {system}, the rest on {other}")?,
-            _ => write!(f, "all on the same CPUs")?,
-        }
-        writeln!(f, "; load average before: {}", self.load_before)?;
-        if !self.optimised {
-            writeln!(f, "NOT OPTIMISED: these figures say nothing")?;
-        }
+        self.circumstances.fmt(f)?;
         for under in &self.loads {
             load_table(f, under)?;
         }
+        if !self.ceilings.is_empty() {
+            ceiling_table(f, &self.ceilings)?;
+        }
         if !self.systems.is_empty() {
             rest_table(f, &self.systems)?;
-        }
-        if let Some(Micro { split_and_stamp_ns, append_and_read_ns }) = self.micro {
-            write!(f, "\nin memory: split and stamp {split_and_stamp_ns:.0} ns, ")?;
-            writeln!(f, "append and read {append_and_read_ns:.0} ns per event")?;
         }
         Ok(())
     }
@@ -99,48 +130,119 @@ impl fmt::Display for Report {
 fn load_table(f: &mut fmt::Formatter<'_>, under: &UnderLoad) -> fmt::Result {
     let Load { streams, rate } = under.load;
     let repetitions = under.systems.iter().map(|runs| runs.runs.len()).max().unwrap_or_default();
-    writeln!(f, "\n{streams} streams x {rate} events/s, medians of {repetitions}")?;
-    write!(f, "{:<15}{:>9}{:>9}{:>8}{:>10}", "", "CPU us", "of it", "x", "x")?;
-    writeln!(f, "{:>10}{:>12}{:>9}{:>9}", "events", "events/s", "p50", "p99")?;
-    write!(f, "{:<15}{:>9}{:>9}{:>8}{:>10}", "system", "/event", "Redis", "nginx", "pingora")?;
-    writeln!(f, "{:>10}{:>12}{:>9}{:>9}", "/s", "per core", "us", "us")?;
+    writeln!(f, "\n{streams} streams x {rate} events/s, medians of {repetitions}\n")?;
+    let heads = ["CPU us/event", "of it Redis", "x nginx", "x pingora", "events/s", "per core", "p50 us", "p99 us"];
+    row(f, "system", heads.map(str::to_owned), "")?;
+    rule(f, heads.len())?;
     for runs in &under.systems {
         let cpu = runs.median(|run| run.cpu_us);
         let measured = runs.system != Kind::Direct;
         let figure = |value: Option<f64>, digits| cell(value.filter(|_| measured), digits);
         let ratio = |of: Kind| figure(under.cpu(of).map(|other| cpu / other), 2);
-        write!(f, "{:<15}{:>9}", runs.system.name(), figure(Some(cpu), 1))?;
-        let store = (runs.system == Kind::Redis).then(|| runs.median(|run| run.cpu_us - run.proxy_cpu_us));
-        write!(f, "{:>9}", cell(store, 1))?;
-        write!(f, "{:>8}{:>10}", ratio(Kind::Nginx), ratio(Kind::Pingora))?;
-        write!(f, "{:>10.0}", runs.median(|run| run.events_per_second))?;
-        write!(f, "{:>12}", figure(Some(1e6 / cpu), 0))?;
-        write!(f, "{:>9.0}", runs.median(|run| run.latency.p50_us))?;
-        write!(f, "{:>9.0}", runs.median(|run| run.latency.p99_us))?;
-        let kept_up = runs.median(|run| run.events_per_second) >= KEEPS_UP * streams as f64 * f64::from(rate);
-        writeln!(f, "{}", if kept_up { "" } else { "  behind: not comparable" })?;
+        let redis = runs.system.needs_redis().then(|| runs.median(|run| run.cpu_us - run.proxy_cpu_us));
+        let cells = [
+            figure(Some(cpu), 1),
+            cell(redis, 1),
+            ratio(Kind::Nginx),
+            ratio(Kind::Pingora),
+            cell(Some(runs.median(|run| run.events_per_second)), 0),
+            figure(Some(1e6 / cpu), 0),
+            cell(Some(runs.median(|run| run.latency.p50_us)), 0),
+            cell(Some(runs.median(|run| run.latency.p99_us)), 0),
+        ];
+        let last = runs.runs.last().filter(|_| !under.kept_up(runs.system));
+        row(f, runs.system.name(), cells, last.map_or("", |run| why_behind(run)))?;
+    }
+    Ok(())
+}
+
+/// Who is behind, or what it was measured with.
+fn why_behind(run: &Loaded) -> &'static str {
+    if run.proxy_busy >= FULL {
+        "behind: its CPU is used up"
+    } else if run.rest_busy >= FULL {
+        "behind: the CPU of backend, client and Redis is used up"
+    } else {
+        "behind"
+    }
+}
+
+fn ceiling_table(f: &mut fmt::Formatter<'_>, ceilings: &[AtTop]) -> fmt::Result {
+    writeln!(f, "\nlargest load that is delivered, 1000 streams, one CPU\n")?;
+    let heads = ["events/s", "its CPU %", "other CPU %", "p50 us", "p99 us"];
+    row(f, "system", heads.map(str::to_owned), "")?;
+    rule(f, heads.len())?;
+    for AtTop { system, ceiling } in ceilings {
+        let figure = |of: fn(&Loaded) -> f64, digits| cell(ceiling.at.as_ref().map(of), digits);
+        let cells = [
+            figure(|run| run.events_per_second, 0),
+            figure(|run| 100.0 * run.proxy_busy, 0),
+            figure(|run| 100.0 * run.rest_busy, 0),
+            figure(|run| run.latency.p50_us, 0),
+            figure(|run| run.latency.p99_us, 0),
+        ];
+        let note = match &ceiling.over {
+            Some(over) if over.proxy_busy < FULL => "at least: backend, client or Redis were the limit",
+            Some(_) => "",
+            None => "at least: no larger load was tried",
+        };
+        row(f, system.name(), cells, note)?;
     }
     Ok(())
 }
 
 fn rest_table(f: &mut fmt::Formatter<'_>, systems: &[AtRest]) -> fmt::Result {
-    writeln!(
-        f,
-        "\n{:<15}{:>12}{:>20}{:>20}{:>14}",
-        "", "KiB per", "reconnect, live", "reconnect, ended", "replay 25 MB"
-    )?;
-    writeln!(f, "{:<15}{:>12}{:>20}{:>20}{:>14}", "system", "idle stream", "p50/p99 us", "p50/p99 us", "MB/s")?;
-    let quantiles =
-        |q: Option<Quantiles>| q.map_or_else(|| "-".into(), |q| format!("{:.0} / {:.0}", q.p50_us, q.p99_us));
-    for row in systems {
-        write!(f, "{:<15}", row.system.name())?;
-        write!(f, "{:>12}", cell(row.bytes_per_stream.map(|bytes| bytes / 1024.0), 1))?;
-        write!(f, "{:>20}{:>20}", quantiles(row.reconnect_live), quantiles(row.reconnect_finished))?;
-        writeln!(f, "{:>14}", cell(row.replay_mb_per_second.clone().map(median), 0))?;
+    writeln!(f, "\nidle streams, reconnects (p50 / p99 us), replay of 25 MB (MB/s)\n")?;
+    let steps: Vec<usize> = systems
+        .iter()
+        .map(|row| &row.bytes_per_stream)
+        .max_by_key(|b| b.len())
+        .map_or_else(Vec::new, |longest| longest.iter().map(|(streams, _)| *streams).collect());
+    let mut heads: Vec<String> = steps.iter().map(|streams| format!("KiB, {streams}")).collect();
+    heads.extend(["live", "ended", "other node", "replay", "other node", "to 100"].map(str::to_owned));
+    let columns = heads.len();
+    row(f, "system", heads, "")?;
+    rule(f, columns)?;
+    let times = |q: Option<Quantiles>| q.map_or_else(|| "-".into(), |q| format!("{:.0} / {:.0}", q.p50_us, q.p99_us));
+    let rate = |rates: &[f64]| cell((!rates.is_empty()).then(|| median(rates.iter().copied())), 0);
+    for found in systems {
+        let kib = |streams: &usize| {
+            let bytes = found.bytes_per_stream.iter().find(|(n, _)| n == streams).map(|(_, bytes)| bytes / 1024.0);
+            cell(bytes, 1)
+        };
+        let mut cells: Vec<String> = steps.iter().map(kib).collect();
+        cells.extend([found.reconnect_live, found.reconnect_ended, found.reconnect_elsewhere].map(times));
+        cells.push(rate(&found.replay_mb_per_second));
+        cells.push(rate(&found.replay_elsewhere));
+        cells.push(cell(found.replay_to_many.as_ref().map(|many| many.mb_per_second), 0));
+        let note = match &found.replay_to_many {
+            Some(Replayed { incomplete: Some(why), .. }) => format!("to 100: {why}"),
+            Some(many) if many.client_busy >= FULL => "to 100: the client was the limit".into(),
+            _ => String::new(),
+        };
+        row(f, found.system.name(), cells, &note)?;
     }
     Ok(())
 }
 
-fn cell(value: Option<f64>, digits: usize) -> String {
+/// A row of a table that reads as text and as Markdown.
+pub(crate) fn row(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    cells: impl IntoIterator<Item = String>,
+    note: &str,
+) -> fmt::Result {
+    write!(f, "| {name:<22} |")?;
+    for cell in cells {
+        write!(f, " {cell:>12} |")?;
+    }
+    writeln!(f, "{}{note}", if note.is_empty() { "" } else { " " })
+}
+
+pub(crate) fn rule(f: &mut fmt::Formatter<'_>, columns: usize) -> fmt::Result {
+    writeln!(f, "|{}|{}", "-".repeat(24), format!("{}:|", "-".repeat(13)).repeat(columns))
+}
+
+pub(crate) fn cell(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
 }

@@ -1,11 +1,8 @@
-//! The systems under test: how each is set up and started.
+//! The systems under test: started, asked for turns, measured, ended.
 
 use std::{
-    ffi::OsString,
-    fs,
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::Command,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -15,27 +12,37 @@ use serde::Serialize;
 
 use super::{
     client::Request,
-    event::Order,
+    event::{BYTES, Order},
     process::{Cores, Process},
+    setup,
 };
 
 /// What can stand between the client and the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     /// Nothing.
     Direct,
     /// nginx without buffering.
     Nginx,
+    /// haproxy.
+    Haproxy,
     /// Pingora that only passes on.
     Pingora,
     /// Holdover, turns in memory.
     Holdover,
-    /// Holdover, turns in Redis.
+    /// Holdover, turns in Redis: an event is delivered once Redis has it.
     Redis,
+    /// Holdover, turns in Redis: delivered at once, written in windows.
+    RedisWindow,
+    /// A Node service with Vercel's library, and Redis.
+    ResumableStream,
+    /// A FastAPI service with XADD and XREAD, and Redis.
+    Fastapi,
 }
 
 /// What all systems of a run share.
+#[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) backend: SocketAddr,
     pub(crate) cores: Cores,
@@ -43,6 +50,8 @@ pub(crate) struct Place {
     pub(crate) directory: PathBuf,
     /// A Redis that is there; one is started where this is not set.
     pub(crate) redis: Option<String>,
+    /// What Holdover's configuration says besides its defaults.
+    pub(crate) config: String,
 }
 
 /// A running system.
@@ -52,6 +61,7 @@ pub(crate) struct System {
     pub(crate) address: SocketAddr,
     /// The proxy first, then what it needs.
     processes: Vec<Process>,
+    redis: Option<String>,
 }
 
 /// How long a system may take to serve its first turn.
@@ -63,23 +73,46 @@ impl Kind {
         match self {
             Self::Direct => "direct",
             Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
             Self::Pingora => "pingora",
             Self::Holdover => "holdover",
             Self::Redis => "holdover+redis",
+            Self::RedisWindow => "holdover+redis, window",
+            Self::ResumableStream => "resumable-stream",
+            Self::Fastapi => "fastapi + xadd",
         }
+    }
+
+    /// Whether it is Holdover.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Holdover | Self::Redis | Self::RedisWindow)
     }
 
     /// Whether a turn can be resumed.
     pub(crate) fn records(self) -> bool {
-        matches!(self, Self::Holdover | Self::Redis)
+        self.is_ours() || matches!(self, Self::ResumableStream | Self::Fastapi)
+    }
+
+    /// Whether a turn can be resumed after its end.
+    pub(crate) fn keeps_ended(self) -> bool {
+        self.records() && self != Self::ResumableStream
+    }
+
+    /// Whether it needs Redis.
+    pub(crate) fn needs_redis(self) -> bool {
+        self.records() && self != Self::Holdover
+    }
+
+    /// Most streams that it can be given within 20,000 open files: FastAPI has a third connection for each, to Redis.
+    pub(crate) fn most_streams(self) -> usize {
+        if self == Self::Fastapi { 6000 } else { 9500 }
     }
 }
 
 impl System {
     /// Starts it and has it serve one turn.
     pub(crate) async fn start(kind: Kind, place: &Place) -> Result<Self> {
-        let address = if kind == Kind::Direct { place.backend } else { free_address()? };
-        let mut system = Self { kind, address, processes: Vec::new() };
+        let mut system = Self { kind, address: place.backend, processes: Vec::new(), redis: place.redis.clone() };
         let started = match system.spawn(place) {
             Ok(()) => system.ready().await,
             failed => failed,
@@ -88,51 +121,55 @@ impl System {
         Ok(system)
     }
 
-    fn spawn(&mut self, place: &Place) -> Result<()> {
-        let command = match self.kind {
-            Kind::Direct => return Ok(()),
-            Kind::Nginx => nginx(self.address, place)?,
-            Kind::Pingora => {
-                let mut command = Command::new(std::env::current_exe()?);
-                command.args(["pingora", &self.address.to_string(), &place.backend.to_string()]);
-                command
-            }
-            Kind::Holdover => holdover(self.address, place)?,
-            Kind::Redis => {
-                let mut command = holdover(self.address, place)?;
-                command.arg("--redis").arg(self.redis(place)?);
-                command
-            }
-        };
-        let log = place.directory.join(format!("{}.log", self.kind.name()));
-        self.processes.insert(0, Process::start(&command, place.cores.system.as_deref(), &log)?);
-        Ok(())
+    /// Starts another node of it, on the same Redis.
+    pub(crate) async fn another_node(&self, place: &Place) -> Result<Self> {
+        let place = Place { redis: self.redis.clone(), directory: place.directory.join("another"), ..place.clone() };
+        std::fs::create_dir_all(&place.directory)?;
+        Self::start(self.kind, &place).await
     }
 
-    /// The URL of a Redis: the one given, or one started for this system, next to backend and client.
-    fn redis(&mut self, place: &Place) -> Result<String> {
-        if let Some(url) = &place.redis {
-            return Ok(url.clone());
+    fn spawn(&mut self, place: &Place) -> Result<()> {
+        if self.kind == Kind::Direct {
+            return Ok(());
         }
-        let port = free_address()?.port().to_string();
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"]);
-        let log = place.directory.join("redis.log");
-        self.processes.push(Process::start(&command, place.cores.rest.as_deref(), &log)?);
-        Ok(format!("redis://127.0.0.1:{port}/0"))
+        self.address = free_address()?;
+        if self.kind.needs_redis() && self.redis.is_none() {
+            let address = free_address()?;
+            let log = place.directory.join("redis.log");
+            self.processes.push(Process::start(&setup::redis(address), place.cores.rest.as_deref(), &log)?);
+            self.redis = Some(format!("redis://{address}/0"));
+        }
+        let command = setup::command(self.kind, self.address, self.redis.as_deref().unwrap_or_default(), place)?;
+        let log = place.directory.join(format!("{}.log", self.address.port()));
+        self.processes.insert(0, Process::start(&command, place.cores.system.as_deref(), &log)?);
+        Ok(())
     }
 
     async fn ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START;
         loop {
-            for process in &mut self.processes {
-                process.check()?;
-            }
+            self.check()?;
             match one_turn(self.address).await {
                 Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
                 served => return served,
             }
         }
+    }
+
+    /// Fails if one of its processes has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.processes.iter_mut().try_for_each(Process::check)
+    }
+
+    /// The request for what follows event `after` of a turn, as a client of this system makes it.
+    pub(crate) fn rest(&self, turn: &str, after: u64) -> Request {
+        let (path, last_event_id) = match self.kind {
+            Kind::ResumableStream => (format!("/streams/{turn}?skip={}", after * BYTES as u64), None),
+            Kind::Fastapi => (format!("/streams/{turn}"), Some(format!("0-{after}"))),
+            _ if after == 0 => (format!("/.holdover/turns/{turn}/stream"), None),
+            _ => ("/turn".to_owned(), Some(format!("{turn}-{after}"))),
+        };
+        Request { path, after, last_event_id }
     }
 
     /// CPU time taken so far by the proxy, and by all processes.
@@ -145,6 +182,11 @@ impl System {
     pub(crate) fn resident(&self) -> Result<u64> {
         self.processes.first().map_or(Ok(0), Process::resident)
     }
+
+    /// Files and sockets that the proxy has open.
+    pub(crate) fn open_files(&self) -> Result<usize> {
+        self.processes.first().map_or(Ok(0), Process::open_files)
+    }
 }
 
 async fn one_turn(address: SocketAddr) -> Result<()> {
@@ -154,49 +196,7 @@ async fn one_turn(address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-fn free_address() -> Result<SocketAddr> {
+/// A port that is free now.
+pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-/// The binary that cargo built with this harness, or the one that `HOLDOVER_BIN` names.
-fn holdover(listen: SocketAddr, place: &Place) -> Result<Command> {
-    let binary = std::env::var_os("HOLDOVER_BIN").unwrap_or_else(|| OsString::from(env!("CARGO_BIN_EXE_holdover")));
-    let mut command = Command::new(binary);
-    command.args(["run", "--log-level", "warn", "--upstream", &format!("http://{}", place.backend)]);
-    command.args(["--listen", &listen.to_string(), "--admin-listen", &free_address()?.to_string()]);
-    Ok(command)
-}
-
-/// One worker that passes on every byte as it comes, over kept connections, and writes no access log.
-fn nginx(listen: SocketAddr, place: &Place) -> Result<Command> {
-    let prefix = place.directory.join(format!("nginx-{}", listen.port()));
-    fs::create_dir_all(&prefix)?;
-    let file = prefix.join("nginx.conf");
-    fs::write(&file, nginx_conf(listen, place.backend, &prefix))?;
-    let mut command = Command::new("nginx");
-    command.arg("-p").arg(&prefix).arg("-c").arg(&file).arg("-e").arg(prefix.join("error.log"));
-    Ok(command)
-}
-
-fn nginx_conf(listen: SocketAddr, backend: SocketAddr, prefix: &Path) -> String {
-    let prefix = prefix.display();
-    // A single process, so that ending it ends all of nginx.
-    format!(
-        "daemon off; master_process off; worker_processes 1; worker_rlimit_nofile 16384; pid {prefix}/pid;
-events {{ worker_connections 8192; }}
-http {{
-  access_log off;
-  client_body_temp_path {prefix}/body; proxy_temp_path {prefix}/proxy; fastcgi_temp_path {prefix}/fastcgi;
-  uwsgi_temp_path {prefix}/uwsgi; scgi_temp_path {prefix}/scgi;
-  upstream backend {{ server {backend}; keepalive 64; }}
-  server {{
-    listen {listen} backlog=4096;
-    location / {{
-      proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection \"\";
-      proxy_buffering off; proxy_read_timeout 600s;
-    }}
-  }}
-}}
-"
-    )
 }

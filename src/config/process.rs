@@ -61,6 +61,12 @@ section! {
     pub struct Drain {
         /// How long running turns may take to finish after SIGTERM. What still runs then ends as `interrupted`.
         pub max: Duration = Duration::from_secs(600); ..=DAY,
+        /// How long the load balancer in front may take to see that `/readyz` fails. Clients that follow turns of other nodes
+        /// are sent there then, with `store.kind = "redis"`: their connections break, and they resume elsewhere.
+        pub move_after: Duration = Duration::from_secs(5); ..=DAY,
+        /// Go on accepting connections meanwhile. `false` where another process accepts them at the same socket, as with
+        /// systemd's socket activation: new connections are all left to it then.
+        pub accept: bool = true,
     }
 }
 

@@ -34,7 +34,8 @@ section! {
         /// What happens to new turns while the store is down: `degrade` runs them from this node's memory, `reject`
         /// answers 503. Running turns go on either way.
         pub on_failure: OnFailure = OnFailure::Degrade,
-        /// Most bytes that the logs of this node may hold in memory. A start beyond it is refused.
+        /// Most bytes that the logs of this node may hold in memory. Near it, ended turns are dropped and turns that nobody
+        /// follows are stopped, oldest first; then starts are refused.
         pub memory_limit: usize = 1 << 30; 1 << 20..,
         /// How long a node owns its turns without renewing. Turns of a dead node end as `interrupted` after it.
         pub lease: Duration = Duration::from_secs(10); Duration::from_secs(2)..=MINUTE * 5,

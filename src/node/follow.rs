@@ -55,7 +55,7 @@ pub struct Follow {
     replay_until: Seq,
     rewrite: Option<Rewrite>,
     metrics: Arc<Metrics>,
-    _following: Option<Following>,
+    following: Option<Following>,
 }
 
 impl Follow {
@@ -79,7 +79,7 @@ impl Follow {
             pace,
             rewrite: None,
             metrics,
-            _following: following,
+            following,
         }
     }
 
@@ -119,12 +119,19 @@ impl Follow {
                     None => std::future::pending().await,
                 }
             };
+            let sent_away = async {
+                match &mut self.following {
+                    Some(following) => following.sent_away().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 changed = self.changed.changed() => {
                     if changed.is_err() {
                         return Delivery::Broken("the log is gone");
                     }
                 }
+                () = sent_away => return Delivery::Broken("draining"),
                 () = idle => {
                     if let Some(line) = self.keep_alive() {
                         return Delivery::Data(vec![line]);

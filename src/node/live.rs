@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -20,6 +21,10 @@ use crate::{
 
 /// How long one word from another node that somebody follows a turn there is good for.
 const WATCH: Duration = Duration::from_secs(10);
+/// Over how long followers are sent away, so that they do not come to the other nodes all at once.
+const SPREAD: Duration = Duration::from_secs(2);
+/// In so many steps.
+const STEPS: u32 = 20;
 
 /// Whether the upstream has answered, and with what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +63,8 @@ pub struct LiveTurn {
     degraded: AtomicBool,
     /// Since when nobody follows; 0: somebody does.
     detached_since: AtomicU64,
+    /// Whether it was told to end for its memory.
+    given_up: AtomicBool,
     /// Stops that the backend was asked for and has not answered.
     asked: watch::Sender<usize>,
 }
@@ -74,6 +81,7 @@ impl LiveTurn {
             watched: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             detached_since: AtomicU64::new(0),
+            given_up: AtomicBool::new(false),
             asked: watch::channel(0).0,
         })
     }
@@ -142,6 +150,17 @@ impl LiveTurn {
     /// Asks for the end.
     pub(super) fn stop(&self, outcome: Outcome, reason: &'static str) {
         let _ = self.commands.send(Command::Stop(outcome, reason));
+    }
+
+    /// Asks for the end, so that its memory becomes free.
+    pub(super) fn give_up(&self, outcome: Outcome, reason: &'static str) {
+        self.given_up.store(true, Ordering::Relaxed);
+        self.stop(outcome, reason);
+    }
+
+    /// Whether that was asked for.
+    pub(super) fn given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     /// Carries out somebody's wish.
@@ -228,7 +247,13 @@ impl Drop for Asking {
 
 /// Followers on this node of turns that live elsewhere or are over.
 #[derive(Debug, Default)]
-pub(super) struct Visitors(Mutex<HashMap<TurnId, usize>>);
+pub(super) struct Visitors {
+    turns: Mutex<HashMap<TurnId, usize>>,
+    /// How many have come so far: each has its number.
+    arrived: AtomicU64,
+    /// Those with a lower number are to go on at another node.
+    leaving: watch::Sender<u64>,
+}
 
 impl Visitors {
     /// Counts one more follower of this turn, unless there are `max` already.
@@ -239,7 +264,21 @@ impl Visitors {
             return None;
         }
         turns.insert(turn, followers + 1);
-        Some(Following(Followed::Elsewhere(self.clone(), turn)))
+        let (number, leaving) = (self.arrived.fetch_add(1, Ordering::Relaxed), self.leaving.subscribe());
+        Some(Following(Followed::Elsewhere { visitors: self.clone(), turn, number, leaving }))
+    }
+
+    /// Sends away who has been here for so long, now and from now on.
+    pub(super) async fn send_away(&self, after: Duration) -> Infallible {
+        loop {
+            let until = self.arrived.load(Ordering::Relaxed);
+            sleep(after.max(SPREAD / STEPS)).await;
+            let from = *self.leaving.borrow();
+            for step in (1..=u64::from(STEPS)).filter(|_| until > from) {
+                self.leaving.send_replace(from + (until - from) * step / u64::from(STEPS));
+                sleep(SPREAD / STEPS).await;
+            }
+        }
     }
 
     fn leave(&self, turn: &TurnId) {
@@ -251,7 +290,7 @@ impl Visitors {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TurnId, usize>> {
-        self.0.lock().expect("no code panics while it holds this lock")
+        self.turns.lock().expect("no code panics while it holds this lock")
     }
 }
 
@@ -262,7 +301,19 @@ pub struct Following(Followed);
 #[derive(Debug)]
 enum Followed {
     Here(Arc<LiveTurn>),
-    Elsewhere(Arc<Visitors>, TurnId),
+    Elsewhere { visitors: Arc<Visitors>, turn: TurnId, number: u64, leaving: watch::Receiver<u64> },
+}
+
+impl Following {
+    /// Waits until the follower is to go on at another node, because this one is about to end.
+    pub(super) async fn sent_away(&mut self) {
+        if let Followed::Elsewhere { number, leaving, .. } = &mut self.0
+            && leaving.wait_for(|below| *number < *below).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
 }
 
 impl Drop for Following {
@@ -272,7 +323,7 @@ impl Drop for Following {
                 turn.followers.fetch_sub(1, Ordering::Relaxed);
                 turn.left();
             }
-            Followed::Elsewhere(visitors, turn) => visitors.leave(turn),
+            Followed::Elsewhere { visitors, turn, .. } => visitors.leave(turn),
         }
     }
 }

@@ -3,16 +3,19 @@
 //! * [`Node`]: finds, follows and stops turns, here or on other nodes.
 //! * `starts`: what happens before a request goes upstream.
 //! * `recording`: the task that drives a [`crate::turn::Recorder`].
+//! * `room`: which turns are given up when memory runs short.
 //! * [`Follow`]: one client's reading of a log.
 
 mod clock;
 mod follow;
 mod live;
 mod recording;
+mod room;
 mod starts;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
+    convert::Infallible,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -30,6 +33,7 @@ pub use recording::{FromUpstream, TurnSource};
 pub use starts::{Begun, Pending, Refused, Start};
 
 use live::Visitors;
+use room::Room;
 
 use crate::{
     metrics::Metrics,
@@ -58,9 +62,8 @@ pub struct Node {
     metrics: Arc<Metrics>,
     settings: Settings,
     live: Mutex<HashMap<TurnId, Arc<LiveTurn>>>,
-    /// Those of them that are over, the oldest first.
-    lingering: Mutex<VecDeque<TurnId>>,
     visitors: Arc<Visitors>,
+    room: Room,
     /// Number of turns that are admitted and not over. Watched by the drain.
     running: watch::Sender<usize>,
     draining: watch::Sender<bool>,
@@ -153,8 +156,8 @@ impl Node {
             budget,
             metrics,
             live: Mutex::default(),
-            lingering: Mutex::default(),
             visitors: Arc::default(),
+            room: Room::default(),
             running: watch::channel(0).0,
             draining: watch::channel(false).0,
             max_turns: AtomicUsize::new(settings.max_turns),
@@ -350,6 +353,12 @@ impl Node {
     pub fn start_draining(&self) {
         self.draining.send_replace(true);
         self.metrics.draining.set(1);
+    }
+
+    /// Has clients that follow turns of other nodes here go on there, where they are served without this node. Whoever comes
+    /// meanwhile is served for as long as `after`, too, so that no client is sent away as often as it comes.
+    pub async fn send_visitors_away(&self, after: Duration) -> Infallible {
+        self.visitors.send_away(after).await
     }
 
     /// Waits until no turn runs, at most for `max`; what runs then is interrupted. Whether all turns came to their own end.

@@ -109,7 +109,7 @@ impl Node {
 
     async fn admit(self: &Arc<Self>, start: Start, id: TurnId) -> Result<Begun, Refused> {
         self.make_room(0);
-        if self.budget.exceeded_by(0) {
+        if self.short_of_memory() {
             return Err(Refused::Memory);
         }
         self.take_room()?;
@@ -272,41 +272,6 @@ impl Node {
         if self.store.noted(key).await.is_ok_and(|noted| noted.as_ref() == Some(value)) {
             let _ = self.store.note(key, value, Duration::from_millis(1)).await;
         }
-    }
-
-    /// Sheds ended turns until `bytes` more fit.
-    pub(super) fn make_room(&self, bytes: u64) {
-        self.metrics.buffered_bytes.set(self.budget.used().try_into().unwrap_or(i64::MAX));
-        if self.budget.exceeded_by(bytes) {
-            // A store that keeps ended turns elsewhere serves them from now on.
-            while let Some(over) = self.oldest_lingering(|_| true) {
-                self.live().remove(&over);
-            }
-            let shed = self.store.shed(bytes);
-            self.metrics.turns_shed.inc_by(shed as u64);
-        }
-    }
-
-    /// Takes an ended turn off the books, and off the list once its followers had time to read the rest here.
-    pub(super) fn turn_over(self: &Arc<Self>, turn: &Arc<LiveTurn>) {
-        self.running.send_modify(|n| *n -= 1);
-        let (node, id) = (self.clone(), turn.admitted().id);
-        if self.settings.linger.is_zero() {
-            node.live().remove(&id);
-        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            self.lingering.lock().expect("no code panics while it holds this lock").push_back(id);
-            runtime.spawn(async move {
-                sleep(node.settings.linger).await;
-                node.oldest_lingering(|oldest| *oldest == id);
-                node.live().remove(&id);
-            });
-        }
-    }
-
-    /// Takes the turn that has lingered longest off that list, if it is `wanted`.
-    fn oldest_lingering(&self, wanted: impl Fn(&TurnId) -> bool) -> Option<TurnId> {
-        let mut lingering = self.lingering.lock().expect("no code panics while it holds this lock");
-        if lingering.front().is_some_and(wanted) { lingering.pop_front() } else { None }
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) async fn deliver(
             Delivery::End(_) => return session.write_response_body(None, true).await.map(|()| None),
             Delivery::Lost(end) => return Ok(Some(end)),
             Delivery::Broken(reason) => {
-                if reason == "behind" {
+                if matches!(reason, "behind" | "draining") {
                     metrics.followers_cut.with_label_values(&[reason]).inc();
                 }
                 return Err(Error::explain(BROKEN, reason).into_down());

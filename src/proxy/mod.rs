@@ -297,7 +297,8 @@ impl ProxyHttp for Gateway {
         } else {
             front::head_arrived();
             ctx.in_flight = Some(InFlight::begin(self.node.metrics().requests_in_flight.clone()));
-            let keepalive = self.settings.load().listen.keepalive;
+            // Who uses a connection again would come back to a node that is about to end.
+            let keepalive = self.settings.load().listen.keepalive.filter(|_| !self.node.draining());
             session.set_keepalive(keepalive.map(|idle| idle.as_secs().max(1)));
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Three nodes on a deployment of several servers, whose master dies while turns run.
 
+use std::time::Instant;
+
 use serde_json::json;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -61,7 +63,7 @@ impl Trio {
     }
 
     /// All is as before: every node is ready, every turn is stored and seen at the third node as it goes on.
-    async fn recovered(&self) {
+    async fn recovered(&self, since: Instant) {
         for node in &self.nodes {
             eventually("the node to be ready", || async { (node.ready().await.0 == 200).then_some(()) }).await;
         }
@@ -69,6 +71,9 @@ impl Trio {
             let owner = &self.nodes[turn.owner];
             let stored = || async { (!outages::degraded(owner, &turn.id).await).then_some(()) };
             eventually(format!("{} to be stored", turn.id), stored).await;
+            if turn.id == self.turns[0].id {
+                eprintln!("stored again {:?} after the death of its master", since.elapsed());
+            }
             let last = owner.status(&turn.id).await["last_seq"].as_u64().unwrap();
             self.nodes[2].last_seq_is_at_least(&turn.id, last + 3).await;
         }
@@ -116,9 +121,10 @@ async fn live_through_a_failover_by_sentinels(make: Make) {
     let mut redis = Sentinels::start(make, 1).await;
     let trio = Trio::start(&redis.url(), "").await;
     redis.servers[0].kill();
+    let since = Instant::now();
     trio.degraded(&trio.turns[0]).await;
     assert_eq!(redis.failed_over(0).await, 1);
-    trio.recovered().await;
+    trio.recovered(since).await;
     redis.servers[0].start_again();
     redis.settled().await;
     trio.whole_everywhere().await;
@@ -145,13 +151,14 @@ async fn live_through_a_failover_in_a_cluster(make: Make) {
     }
     let dead = owners[0];
     redis.servers[dead].kill();
+    let since = Instant::now();
     trio.degraded(&trio.turns[0]).await;
     if let Some(other) = owners.iter().position(|owner| *owner != dead) {
         let turn = &trio.turns[other];
         let seq = trio.nodes[turn.owner].status(&turn.id).await["last_seq"].as_u64().unwrap();
         trio.nodes[2].last_seq_is_at_least(&turn.id, seq + 3).await;
     }
-    trio.recovered().await;
+    trio.recovered(since).await;
     assert_eq!(redis.owner_of(&format!("holdover:{{{}}}", &trio.turns[0].id[..8])).await, dead + 3);
     redis.servers[dead].start_again();
     redis.in_sync(dead + 3).await;

@@ -224,10 +224,10 @@ impl Actor {
         sleep(Duration::from_millis(self.random.below(4000) as u64)).await;
         let node = self.house.any(&mut self.random);
         self.of.stop_asked.store(true, Ordering::Relaxed);
-        if let Some(mut client) = Client::try_connect(node, ANSWER).await {
+        if let Some(mut client) = connect(node).await {
             let of = self.of.clone();
             let target = format!("/.holdover/turns/{turn}");
-            let head = client.try_request("DELETE", &target, &of.headers(&[]), "", ANSWER).await;
+            let head = timely(client.try_request("DELETE", &target, &of.headers(&[]), "")).await;
             self.note(format!("DELETE at {node}: {head:?}"));
         }
         self.account
@@ -244,12 +244,12 @@ impl Actor {
         loop {
             self.house.patience()?;
             let node = self.house.any(&mut self.random);
-            let Some(mut client) = Client::try_connect(node, ANSWER).await else {
+            let Some(mut client) = connect(node).await else {
                 self.note(format!("no connection to {node}"));
                 sleep(PAUSE).await;
                 continue;
             };
-            let Some(head) = client.try_request("POST", "/chat", &headers, &body, ANSWER).await else {
+            let Some(head) = timely(client.try_request("POST", "/chat", &headers, &body)).await else {
                 self.note(format!("no answer to the start at {node}"));
                 if of.retried {
                     continue;
@@ -277,8 +277,8 @@ impl Actor {
         loop {
             let node = self.house.any(&mut self.random);
             let target = format!("/.holdover/sessions/{}", of.session);
-            if let Some(mut client) = Client::try_connect(node, ANSWER).await
-                && let Some(head) = client.try_request("GET", &target, &of.headers(&[]), "", ANSWER).await
+            if let Some(mut client) = connect(node).await
+                && let Some(head) = timely(client.try_request("GET", &target, &of.headers(&[]), "")).await
             {
                 self.note_unhelped(format!("the session at {node}: {}", head.status()));
                 if head.status() == 200
@@ -327,11 +327,11 @@ impl Actor {
             2 => ("GET", stream.as_str(), of.headers(&event_source)),
             _ => ("GET", after.as_str(), of.headers(&[])),
         };
-        let Some(mut client) = Client::try_connect(node, ANSWER).await else {
+        let Some(mut client) = connect(node).await else {
             self.note(format!("no connection to {node}"));
             return Ok(After::Again);
         };
-        let Some(head) = client.try_request(method, target, &headers, "", ANSWER).await else {
+        let Some(head) = timely(client.try_request(method, target, &headers, "")).await else {
             self.note(format!("{method} {target} behind {has} at {node}: no answer"));
             return Ok(After::Again);
         };
@@ -412,6 +412,15 @@ impl Actor {
         self.of.shown.fetch_max(seq, Ordering::Relaxed);
         Ok(())
     }
+}
+
+async fn connect(node: SocketAddr) -> Option<Client> {
+    timely(Client::try_connect(node)).await
+}
+
+/// Nothing, where it takes longer than a client waits.
+async fn timely<T>(answer: impl Future<Output = Option<T>>) -> Option<T> {
+    timeout(ANSWER, answer).await.ok().flatten()
 }
 
 fn belief_in(state: &str) -> Belief {

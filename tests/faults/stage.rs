@@ -227,7 +227,7 @@ impl Stage {
 
     /// One node's link to Redis, or all of them where that is no evidence against anybody.
     async fn links(&self, blow: &Blow, quality: Quality) {
-        let all = matches!(quality, Quality::Slow(_)) && blow.pick % 2 == 0;
+        let all = matches!(quality, Quality::Slow(_)) && blow.pick.is_multiple_of(2);
         let place = blow.pick % NODES;
         let met = self.nodes.iter().enumerate().filter(|(at, _)| all || *at == place).map(|(_, node)| node);
         let met: Vec<&Node> = met.collect();

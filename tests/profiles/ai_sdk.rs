@@ -251,6 +251,24 @@ async fn a_stop_reaches_a_backend_that_has_no_stop() {
     }
 }
 
+/// The page knows the name of its chat long before the backend answers.
+#[tokio::test]
+async fn a_stop_does_not_wait_for_the_answer_it_is_to_prevent() {
+    let backend = Backend::start().await;
+    let holdover = Holdover::before(&backend).config(ROUTE).start().await;
+    let mut page = holdover.connect().await;
+    let fields = [("Authorization", "Bearer alice"), ("Content-Type", "application/json")];
+    page.request("POST", "/api/chat", &fields, json!({ "id": "a-chat", "messages": [] }).to_string()).await;
+    let mut upstream = backend.next().await;
+    let (stopped, ()) = tokio::join!(asks(&holdover, "POST", "/api/chat/a-chat/stop", "Bearer alice"), async {
+        backend.next().await.answer("404 Not Found", "", "no such path").await;
+    });
+    assert_eq!(stopped, 200);
+    upstream.aborted().await;
+    assert_eq!(page.head().await.status(), 410, "there never was a turn");
+    holdover.metrics().await.assert_books_balance();
+}
+
 /// A backend that can stop ends the turn in its own words.
 #[tokio::test]
 async fn a_stop_is_the_backends_where_it_has_one() {

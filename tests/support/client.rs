@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::net::TcpStream;
 
 use super::{
     DEADLINE,
@@ -30,11 +30,6 @@ impl Client {
         Self::over(stream)
     }
 
-    /// Connects to somebody who may not be there, or may not answer.
-    pub(crate) async fn try_connect(address: SocketAddr, limit: Duration) -> Option<Self> {
-        Some(Self::over(timeout(limit, TcpStream::connect(address)).await.ok()?.ok()?))
-    }
-
     fn over(stream: TcpStream) -> Self {
         Self {
             wire: Wire::new(stream),
@@ -42,6 +37,34 @@ impl Client {
             body: Body::new(Framing::Length(0)),
             partial: BytesMut::new(),
         }
+    }
+
+    /// Connects, if somebody listens.
+    pub(crate) async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let stream = within(DEADLINE, "a connection, or none", TcpStream::connect(address)).await.ok()?;
+        Some(Self::over(stream))
+    }
+
+    /// Sends a whole request and reads the head of its answer; `None` if the connection ends before.
+    pub(crate) async fn try_request(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Option<Head> {
+        self.method = method.to_owned();
+        let mut request =
+            format!("{method} {target} HTTP/1.1\r\nHost: chat.test\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        if !self.try_send(request + "\r\n" + body).await {
+            return None;
+        }
+        let head = within(DEADLINE, "a response head, or none", self.wire.head()).await?;
+        self.body = Body::new(Framing::of_response(&head, method));
+        Some(head)
     }
 
     /// Sends bytes as they are.
@@ -93,32 +116,6 @@ impl Client {
         let head = head.expect("the connection was closed before a response head");
         self.body = Body::new(Framing::of_response(&head, &self.method));
         head
-    }
-
-    /// Sends a whole request to somebody who may leave or fall silent, and reads the head of the answer.
-    pub(crate) async fn try_request(
-        &mut self,
-        method: &str,
-        target: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-        limit: Duration,
-    ) -> Option<Head> {
-        self.method = method.to_owned();
-        let mut request =
-            format!("{method} {target} HTTP/1.1\r\nHost: chat.test\r\nContent-Length: {}\r\n", body.len());
-        for (name, value) in headers {
-            request += &format!("{name}: {value}\r\n");
-        }
-        request += "\r\n";
-        request += body;
-        let answered = async {
-            let sent = self.wire.write(request.as_bytes()).await;
-            if sent { self.wire.head().await } else { None }
-        };
-        let head = timeout(limit, answered).await.ok()??;
-        self.body = Body::new(Framing::of_response(&head, method));
-        Some(head)
     }
 
     /// Reads the head of the final answer.

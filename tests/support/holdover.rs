@@ -4,7 +4,8 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     io::{BufRead as _, BufReader},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -25,13 +26,27 @@ use super::{
 pub(crate) struct Setup {
     /// What stands in front of its command line.
     entering: Vec<String>,
-    host: IpAddr,
+    listen: SocketAddr,
+    /// Sockets that it is given, each with its name; instead of those it would bind.
+    sockets: Vec<(TcpListener, &'static str)>,
     upstreams: Vec<String>,
     config: String,
     environment: Vec<(String, String)>,
 }
 
 impl Setup {
+    /// With the public listener at this address.
+    pub(crate) fn at(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    /// With a socket that listens already, as systemd hands it over; two at most.
+    pub(crate) fn socket(mut self, socket: &TcpListener, name: &'static str) -> Self {
+        self.sockets.push((socket.try_clone().expect("a socket can be cloned"), name));
+        self
+    }
+
     /// With this configuration file.
     pub(crate) fn config(mut self, toml: impl Into<String>) -> Self {
         self.config = toml.into();
@@ -53,7 +68,7 @@ impl Setup {
     /// In a network of its own, listening on its front.
     pub(crate) fn inside(mut self, namespace: &Namespace) -> Self {
         self.entering = namespace.entering().map(str::to_owned).to_vec();
-        self.host = namespace.inside(Cable::Front).into();
+        self.listen = (namespace.inside(Cable::Front), 0).into();
         self
     }
 
@@ -62,10 +77,10 @@ impl Setup {
         let folder = tempfile::tempdir().expect("a folder for the configuration");
         let file = folder.path().join("holdover.toml");
         std::fs::write(&file, &self.config).expect("the configuration can be written");
-        let words = [self.entering, vec![env!("CARGO_BIN_EXE_holdover").to_owned()]].concat();
-        let mut command = Command::new(&words[0]);
-        let any = SocketAddr::from((self.host, 0)).to_string();
-        command.args(&words[1..]).args(["run", "--listen", &any, "--admin-listen", &any, "--config"]).arg(&file);
+        let mut command = command_with(self.entering, self.sockets);
+        let admin = SocketAddr::from((self.listen.ip(), 0));
+        command.args(["run", "--listen", &self.listen.to_string(), "--admin-listen", &admin.to_string(), "--config"]);
+        command.arg(&file);
         for upstream in &self.upstreams {
             command.args(["--upstream", upstream]);
         }
@@ -75,8 +90,7 @@ impl Setup {
         }
         command.env("HOLDOVER__LOG__FORMAT", "json").env("HOLDOVER__LOG__LEVEL", "info,holdover=debug");
         command.envs(self.environment);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the binary can be started");
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary can be started");
         let pid = child.id();
         let stderr = child.stderr.take().expect("stderr is piped");
         let (lines, exit) = (Arc::new(Lines::default()), watch::channel(None).0);
@@ -108,6 +122,34 @@ impl Setup {
         (process.public, process.admin) = (address("public"), address("admin"));
         process
     }
+}
+
+/// The binary, with these sockets behind its standard streams (sd_listen_fds(3)).
+fn command_with(entering: Vec<String>, sockets: Vec<(TcpListener, &'static str)>) -> Command {
+    let program = env!("CARGO_BIN_EXE_holdover");
+    if sockets.is_empty() {
+        let words = [entering, vec![program.to_owned()]].concat();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        return command;
+    }
+    let names: Vec<&str> = sockets.iter().map(|(_, name)| *name).collect();
+    let mut command = Command::new("sh");
+    command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    for (at, (socket, _)) in sockets.into_iter().enumerate() {
+        let socket = Stdio::from(OwnedFd::from(socket));
+        if at == 0 {
+            command.stdin(socket)
+        } else {
+            command.stdout(socket)
+        };
+    }
+    // The process that the shell becomes keeps its number.
+    let script = "exec 3<&0 4<&1 </dev/null >/dev/null; LISTEN_PID=$$ exec \"$@\"";
+    command.args(["-c", script, "sh", program]);
+    command
 }
 
 /// What the process wrote.
@@ -147,8 +189,14 @@ impl Holdover {
 
     /// To be configured, without a backend yet.
     pub(crate) fn setup() -> Setup {
-        let host = Ipv4Addr::LOCALHOST.into();
-        Setup { entering: Vec::new(), host, upstreams: Vec::new(), config: String::new(), environment: Vec::new() }
+        Setup {
+            entering: Vec::new(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            sockets: Vec::new(),
+            upstreams: Vec::new(),
+            config: String::new(),
+            environment: Vec::new(),
+        }
     }
 
     /// With nothing but a backend.
@@ -229,6 +277,18 @@ impl Holdover {
     pub(crate) async fn state_is(&self, turn: &str, state: &str) -> serde_json::Value {
         let what = format!("turn {turn} to be {state}");
         eventually(what, || async { Some(self.status(turn).await).filter(|status| status["state"] == state) }).await
+    }
+
+    /// Bytes of memory that it uses.
+    pub(crate) fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("it runs, on Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of KiB") << 10
+    }
+
+    /// Files and sockets that it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("it runs, on Linux").count()
     }
 
     /// Sends a signal by name, such as `TERM`.

@@ -15,10 +15,10 @@ use crate::turn::{Block, Head};
 /// The bytes are not of the form this version writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unreadable(pub(super) &'static str);
+pub struct Unreadable(pub(super) &'static str);
 
 /// The blocks of a batch as one value.
-pub(super) fn encode_blocks(blocks: &[Block]) -> Bytes {
+pub fn encode_blocks(blocks: &[Block]) -> Bytes {
     let mut out = Vec::with_capacity(blocks.iter().map(|b| b.bytes.len() + 6).sum());
     for Block { bytes, native_id } in blocks {
         put_bytes(&mut out, bytes);
@@ -34,7 +34,7 @@ pub(super) fn encode_blocks(blocks: &[Block]) -> Bytes {
 }
 
 /// The blocks in a value. They are slices of it.
-pub(super) fn decode_blocks(mut value: Bytes) -> Result<Vec<Block>, Unreadable> {
+pub fn decode_blocks(mut value: Bytes) -> Result<Vec<Block>, Unreadable> {
     let mut blocks = Vec::new();
     while value.has_remaining() {
         let bytes = take_bytes(&mut value)?;

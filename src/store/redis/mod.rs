@@ -48,7 +48,7 @@ use redis::{FromRedisValue, Value, cmd, pipe};
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use self::{
-    codec::{Unreadable, encode_blocks, encode_head},
+    codec::encode_head,
     connection::{Lane, Link},
     ended::EndedTurns,
     inbox::{Letter, OUTBOX, frame_to, wish_of},
@@ -62,6 +62,7 @@ use self::{
     settings::Servers,
 };
 pub use self::{
+    codec::{Unreadable, decode_blocks, encode_blocks},
     connection::Observer,
     settings::{Settings, SettingsError},
 };

@@ -65,7 +65,7 @@ pub(crate) struct Recipe {
     make: Make,
     host: Ipv4Addr,
     arguments: Vec<OsString>,
-    environment: Vec<(&'static str, String)>,
+    environment: Vec<(String, String)>,
     /// Lines of the configuration of a sentinel, which keeps its state there.
     sentinel: Option<String>,
 }
@@ -74,7 +74,7 @@ impl Recipe {
     /// At 127.0.0.1, with nothing on disk.
     pub(crate) fn new(make: Make) -> Self {
         let arguments = ["--save", "", "--appendonly", "no"].map(Into::into).to_vec();
-        Self { make, host: Ipv4Addr::LOCALHOST, arguments, environment: Vec::new(), sentinel: None }
+        Self { make, host: Ipv4Addr::LOCALHOST, arguments, environment: vec![], sentinel: None }
     }
 
     /// A sentinel with this configuration.
@@ -82,12 +82,9 @@ impl Recipe {
         Self { arguments: vec![], sentinel: Some(configuration), ..Self::new(make) }
     }
 
-    /// At a loopback address nobody else uses. Connections come from 127.0.0.1, so nothing can take the port while the
-    /// server is away, not even an attempt to connect to it.
+    /// At an address of its own.
     pub(crate) fn alone(self) -> Self {
-        static SERVERS: AtomicU32 = AtomicU32::new(0);
-        let server = SERVERS.fetch_add(1, Ordering::Relaxed);
-        let host = Ipv4Addr::from(0x7f80_0000 | ((std::process::id() ^ (server << 16)) & 0x007f_ffff));
+        let host = own_host();
         // Else the others would hear of the address that its connections come from.
         match self.sentinel {
             Some(lines) => Self { host, sentinel: Some(format!("{lines}sentinel announce-ip {host}\n")), ..self },
@@ -103,7 +100,7 @@ impl Recipe {
 
     /// With variables of the environment.
     pub(crate) fn env(mut self, variables: impl IntoIterator<Item = (&'static str, String)>) -> Self {
-        self.environment.extend(variables);
+        self.environment.extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value)));
         self
     }
 
@@ -124,6 +121,14 @@ impl Recipe {
         let port = free_port(self.host);
         Server { host: self.host, port, process: None, dir: tempfile::tempdir().unwrap(), recipe: self.clone() }
     }
+}
+
+/// A loopback address nobody else uses. Connections come from 127.0.0.1, so nothing can take a port there while its server
+/// is away, not even an attempt to connect to it.
+pub(crate) fn own_host() -> Ipv4Addr {
+    static HOSTS: AtomicU32 = AtomicU32::new(0);
+    let host = HOSTS.fetch_add(1, Ordering::Relaxed);
+    Ipv4Addr::from(0x7f80_0000 | ((std::process::id() ^ (host << 16)) & 0x007f_ffff))
 }
 
 /// A port that was free a moment ago.
