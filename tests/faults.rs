@@ -64,58 +64,77 @@ async fn a_cluster_may_fail() {
         .await;
 }
 
-/// One seed and these rounds; or, where the environment says so, as many seeds as it wants, with random rounds.
+/// One seed and these rounds; or, where the environment says so, as many seeds as it wants, with random rounds. Goes on where
+/// something is wrong, and fails at the end.
 async fn campaign(kind: Kind, short: &[&[Fault]]) {
     let wanted = Wanted::read();
     if !wanted.kinds.contains(&kind) {
         return;
     }
-    let mut tally = Tally::default();
+    let mut all = Campaign { kind, tally: Tally::default(), broken: Vec::new() };
     if let Some(seeds) = wanted.seeds {
         let until = Instant::now() + wanted.time;
+        let faults: Vec<Fault> = wanted.faults.iter().copied().filter(|fault| fault.fits(kind)).collect();
         for seed in seeds {
-            let faults: Vec<Fault> = wanted.faults.iter().copied().filter(|fault| fault.fits(kind)).collect();
             if faults.is_empty() || (wanted.time > Duration::ZERO && Instant::now() > until) {
                 break;
             }
             let mut random = Random::seeded(seed);
             let rounds = (0..wanted.rounds).map(|_| Round::any(kind, &faults, &mut random)).collect();
-            run(kind, seed, rounds, &mut random, &mut tally).await;
-            println!("faults: {} after seed {seed}: {tally}", kind.name());
+            all.run(seed, rounds, &mut random).await;
         }
     } else {
         let mut random = Random::seeded(SHORT);
         let rounds = short.iter().map(|faults| Round::of(kind, faults, &mut random)).collect();
-        run(kind, SHORT, rounds, &mut random, &mut tally).await;
+        all.run(SHORT, rounds, &mut random).await;
     }
-    println!("faults: {}: {tally}", kind.name());
+    println!("faults: {}: {}", kind.name(), all.tally);
+    assert!(all.broken.is_empty(), "{} seeds or rounds broke promises: {}", all.broken.len(), all.broken.join("; "));
 }
 
 /// The seed of the short campaign.
 const SHORT: u64 = 1;
 
-async fn run(kind: Kind, seed: u64, rounds: Vec<Round>, random: &mut Random, tally: &mut Tally) {
-    let pulls = |round: &Round| round.blows.iter().any(|b| matches!(b.fault, Fault::PullBack | Fault::PullFront));
-    let mut stage = Stage::set(kind, rounds.iter().any(pulls)).await;
-    for (number, round) in rounds.iter().enumerate() {
-        println!("faults: {} seed {seed}, round {number}: {round}", kind.name());
-        let told = stage.play(round, random).await;
-        stage.settle().await;
-        let wrong = judge(&stage, round, &told, tally).await;
-        if wrong.is_empty() {
-            continue;
+/// All that happens to one kind of deployment.
+struct Campaign {
+    kind: Kind,
+    tally: Tally,
+    /// How what went wrong is replayed.
+    broken: Vec<String>,
+}
+
+impl Campaign {
+    async fn run(&mut self, seed: u64, rounds: Vec<Round>, random: &mut Random) {
+        let pulls = |round: &Round| round.blows.iter().any(|b| matches!(b.fault, Fault::PullBack | Fault::PullFront));
+        let with_network = rounds.iter().any(pulls);
+        let mut set = None;
+        for (number, round) in rounds.iter().enumerate() {
+            let name = self.kind.name();
+            println!("faults: {name} seed {seed}, round {number}: {round}");
+            let mut stage = match set.take() {
+                Some(stage) => stage,
+                None => Stage::set(self.kind, with_network).await,
+            };
+            let told = stage.play(round, random).await;
+            stage.settle().await;
+            let wrong = judge(&stage, round, &told, &mut self.tally).await;
+            if wrong.is_empty() {
+                set = Some(stage);
+                continue;
+            }
+            // The next round begins afresh.
+            let logs = stage.write_logs(&format!("{name}-{seed}-{number}"));
+            let again = replay(name, seed, rounds.len());
+            let shown = wrong.iter().take(5).map(String::as_str).collect::<Vec<_>>().join("\n");
+            println!(
+                "faults: {} broken promises in round {number} of seed {seed} ({round}):\n{shown}\n\
+                 logs of the nodes: {}\nreplay it with {again}\n",
+                wrong.len(),
+                logs.display(),
+            );
+            self.broken.push(again);
         }
-        let name = kind.name();
-        let logs = stage.write_logs(&format!("{name}-{seed}"));
-        // Dropped before the test fails, or all of the logs would be printed.
-        drop(stage);
-        let shown = wrong.iter().take(5).map(String::as_str).collect::<Vec<_>>().join("\n");
-        panic!(
-            "{} broken promises in round {number} ({round}):\n{shown}\nlogs of the nodes: {}\nreplay it with {}",
-            wrong.len(),
-            logs.display(),
-            replay(name, seed, rounds.len())
-        );
+        println!("faults: {} after seed {seed}: {}", self.kind.name(), self.tally);
     }
 }
 
