@@ -302,7 +302,7 @@ impl Actor {
         loop {
             self.house.patience()?;
             let after = match first.take() {
-                Some((client, node)) => self.read(client, node).await?,
+                Some((client, node)) => self.read(client, node, None).await?,
                 None => self.resume().await?,
             };
             match after {
@@ -352,7 +352,8 @@ impl Actor {
                     return Err(format!("asked behind {has}, answered behind {from} without a word: {head:?}"));
                 }
                 self.account.has = from;
-                self.read(client, node).await
+                let ended = head.get("holdover-state").map(belief_in).filter(|belief| *belief != Belief::Whole);
+                self.read(client, node, ended).await
             }
             (204, Some(state)) => Ok(After::Done(belief_in(state))),
             // Told to be ahead of what is there, or that there is no such turn: it may be there again in a moment.
@@ -367,8 +368,8 @@ impl Actor {
         }
     }
 
-    /// Reads until the connection is over, by either side.
-    async fn read(&mut self, mut client: Client, node: SocketAddr) -> Result<After, String> {
+    /// Reads until the connection is over, by either side. `ended`: the head has said so of the turn, and how.
+    async fn read(&mut self, mut client: Client, node: SocketAddr, ended: Option<Belief>) -> Result<After, String> {
         let cut_after = if self.cuts > 0 { 1 + self.random.below(40) } else { usize::MAX };
         for _ in 0..cut_after {
             match timeout(SILENCE, client.event_or_end()).await {
@@ -379,7 +380,7 @@ impl Actor {
                 Ok(Ok(event)) => self.take(&event, node)?,
                 Ok(Err(Ending::Broken)) => {
                     self.note(format!("broken by {node} behind {}", self.account.has));
-                    return Ok(After::Again);
+                    return Ok(ended.map_or(After::Again, After::Done));
                 }
                 Ok(Err(Ending::Clean(_))) => {
                     self.note(format!("a clean end at {node} behind {}", self.account.has));
