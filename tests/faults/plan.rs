@@ -159,7 +159,7 @@ impl Blow {
     }
 
     /// Whether Redis may forget what has ended.
-    fn forgets(&self, kind: Kind) -> bool {
+    pub(super) fn forgets(&self, kind: Kind) -> bool {
         match self.fault {
             Fault::Flush => true,
             Fault::KillMaster => kind == Kind::Single,
@@ -188,6 +188,8 @@ pub(super) struct Excuses {
     pub(super) forgotten: bool,
     /// A turn that went on from memory and lost its owner: it lacks what it showed last.
     pub(super) cut_short: bool,
+    /// An owner that lives, and does not know that its turns are lost.
+    pub(super) zombies: bool,
 }
 
 /// Turns that run while something fails.
@@ -208,6 +210,7 @@ impl Round {
             interrupted: owners,
             forgotten: forgets,
             cut_short: owners && (forgets || blows.iter().any(Blow::keeps_waiting)),
+            zombies: blows.iter().any(|b| b.takes_owners() && !matches!(b.fault, Fault::KillNode | Fault::DrainNode)),
         };
         let steady = !forgets && !blows.iter().any(Blow::keeps_waiting);
         Self { blows, excuses, steady }

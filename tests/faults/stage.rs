@@ -41,6 +41,8 @@ pub(super) struct Stage {
     house: Arc<House>,
     /// Parts so far.
     parts: usize,
+    /// When Redis last began anew, with nothing.
+    pub(super) forgot_at: Option<Instant>,
 }
 
 /// One of the places.
@@ -79,8 +81,18 @@ impl Stage {
             None => None,
         };
         let house = Arc::new(House { nodes: Default::default(), mended: watch::channel(None).0 });
-        let mut stage =
-            Self { kind, deployment, ledger, backend, nodes: Vec::new(), gone: Vec::new(), network, house, parts: 0 };
+        let mut stage = Self {
+            kind,
+            deployment,
+            ledger,
+            backend,
+            nodes: Vec::new(),
+            gone: Vec::new(),
+            network,
+            house,
+            parts: 0,
+            forgot_at: None,
+        };
         for place in 0..NODES {
             let node = stage.node(place).await;
             stage.nodes.push(node);
@@ -175,6 +187,9 @@ impl Stage {
         for blow in &round.blows {
             sleep(blow.after).await;
             self.strike(blow).await;
+            if blow.forgets(self.kind) {
+                self.forgot_at = Some(Instant::now());
+            }
         }
         for node in &self.nodes {
             eventually("a node to be ready", || async { (node.process.ready().await.0 == 200).then_some(()) }).await;

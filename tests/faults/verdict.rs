@@ -120,7 +120,7 @@ impl Case<'_> {
         };
         let Some(status) = self.settled(&turn).await else {
             tally.forgotten += 1;
-            if !excuses.forgotten && !excuses.cut_short {
+            if !self.may_be_forgotten(excuses) {
                 self.wrong.push("there is no such turn any more".to_owned());
             }
             let whole = |account: &&Account| account.belief == Ok(Belief::Whole);
@@ -173,6 +173,15 @@ impl Case<'_> {
         }
         self.wrong.push(format!("the nodes do not agree, or the turn runs without an owner: {seen:?}"));
         seen.into_iter().flatten().find(|status| status["state"] != "running")
+    }
+
+    /// Whether the turn is one that nobody could tell Redis again: it was over before, or its owner was lost.
+    fn may_be_forgotten(&self, excuses: Excuses) -> bool {
+        let owner_may_be_lost =
+            excuses.cut_short && (excuses.zombies || self.played.over.is_none_or(|(o, _)| o == Over::Left));
+        let over_before =
+            self.played.over.is_some_and(|(_, at)| self.stage.forgot_at.is_some_and(|forgot| at <= forgot));
+        owner_may_be_lost || (excuses.forgotten && over_before)
     }
 
     /// Whether the backend's story and the turn's are one.
