@@ -231,7 +231,7 @@ fn http_proxy(shared: Arc<Shared>) -> Front {
     let https = settings.upstream.urls.iter().any(|backend| backend.tls);
     let conf = ServerConf {
         max_retries: 16,
-        upstream_keepalive_pool_size: 1024,
+        upstream_keepalive_pool_size: crate::proxy::KEPT_CONNECTIONS,
         // `Upstreams::new` has read the file: Pingora panics where it cannot.
         ca_file: settings.upstream.ca.as_ref().filter(|_| https).map(|file| file.display().to_string()),
         ..ServerConf::default()

@@ -3,16 +3,13 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    sync::watch,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::live::Following;
 use crate::{
     metrics::Metrics,
     sse::{self, Seq},
-    turn::{End, Log, Position, Read, Rewrite},
+    turn::{End, Log, Position, Read, Rewrite, Watcher},
 };
 
 /// Most bytes that are handed out at once. A follower that is far behind takes them in few large writes.
@@ -44,7 +41,7 @@ pub enum Delivery {
 pub struct Follow {
     log: Arc<Log>,
     position: Position,
-    changed: watch::Receiver<()>,
+    changed: Watcher,
     pace: Pace,
     /// Whether the first event is still to come.
     first: bool,
@@ -108,7 +105,7 @@ impl Follow {
     /// What is to be done next; waits for it. May be dropped and called again.
     pub async fn next(&mut self) -> Delivery {
         loop {
-            self.changed.borrow_and_update();
+            self.changed.look();
             if let Some(delivery) = self.read() {
                 self.last_sent = Instant::now();
                 return delivery;
@@ -126,11 +123,7 @@ impl Follow {
                 }
             };
             tokio::select! {
-                changed = self.changed.changed() => {
-                    if changed.is_err() {
-                        return Delivery::Broken("the log is gone");
-                    }
-                }
+                () = self.changed.changed() => {}
                 () = sent_away => return Delivery::Broken("draining"),
                 () = idle => {
                     if let Some(line) = self.keep_alive() {

@@ -187,7 +187,11 @@ impl LiveTurn {
     /// Waits until the turn is over, or turns out never to have been one.
     pub(super) async fn over(&self) {
         let mut changed = self.log.subscribe();
-        let ended = async { while self.log.ended().is_none() && changed.changed().await.is_ok() {} };
+        let ended = async {
+            while self.log.ended().is_none() {
+                changed.changed().await;
+            }
+        };
         let never_opened = async {
             if self.opened().await.is_ok() {
                 std::future::pending::<()>().await;

@@ -432,10 +432,7 @@ async fn changes_until(log: &Log, limit: Duration, wanted: impl Fn(&Log) -> bool
     let mut changed = log.subscribe();
     let waiting = async {
         while !wanted(log) {
-            changed.borrow_and_update();
-            if wanted(log) || changed.changed().await.is_err() {
-                break;
-            }
+            changed.changed().await;
         }
     };
     let _ = tokio::time::timeout(limit, waiting).await;

@@ -219,8 +219,7 @@ impl Ledger {
 
     fn observe(&mut self, recorder: &mut Recorder) {
         let metrics = self.node.metrics();
-        let log = self.turn.log();
-        let (events, bytes) = (log.last(), log.bytes());
+        let (events, bytes) = self.turn.log().recorded();
         if events > self.events {
             if self.events == 0 {
                 let waited = self.node.clock().now().saturating_sub(self.turn.admitted().started_at);

@@ -8,7 +8,7 @@ use super::{
     Gateway, answers, body,
     purpose::Matched,
     resume::{self, Resumed},
-    source::{self, Mark, Upload},
+    source::{self, Prepared, Upload},
     start,
 };
 use crate::{
@@ -107,12 +107,8 @@ impl Gateway {
         found: &Found,
         stop: &Stop,
     ) -> Result<()> {
-        let no_content = request.header("content-length") == Some("0");
         let max_body = matched.route.max_request_body;
-        let mark = Mark { identity_coding: false, no_content, max_body, last_event_id: None };
         let asking = found.live.as_ref().map(|turn| turn.asking_backend());
-        let mut upstream = source::send(session, mark)?;
-        let mut upload = Upload::new(upstream.body.clone(), matched.route.max_request_body);
         let body = match request.body().cloned() {
             Some(body) => Some(body),
             None => body::read(session, max_body).await?,
@@ -120,33 +116,35 @@ impl Gateway {
         let Some(body) = body else {
             return answers::problem(session, &answers::Problem::body_too_large(Some(max_body))).await;
         };
-        upload.whole((!session.as_mut().is_body_empty()).then_some(body)).await;
+        let prepared = Prepared { identity_coding: false, max_body, body: Some(body) };
+        let (outgoing, _) = source::prepare(self, session, prepared)?;
         let limit = self.settings.load().upstream.read_timeout.unwrap_or(start::STOP_ANSWER).min(start::STOP_ANSWER);
         // A page that asks for a stop may leave at once: it is carried out all the same.
         let (gateway, id, asker) = (self.clone(), found.record.id, found.record.principal);
         let carried_out = tokio::spawn(async move {
-            let answer = timeout(limit, start::final_header(&mut upstream)).await.ok().flatten();
+            let answer = timeout(limit, outgoing.open()).await.ok().and_then(Result::ok);
             let found = gateway.node.find(&id, asker.as_ref()).await;
-            let here = answer.as_ref().is_none_or(|(header, _)| profile.must_stop_here(header.status));
-            let stopped = match (found, &answer) {
+            let status = answer.as_ref().map(|(header, ..)| header.status);
+            let here = status.is_none_or(|status| profile.must_stop_here(status));
+            let stopped = match (found, status) {
                 (Ok(found), _) if here => Some(gateway.node.stop(&found).await),
-                (Ok(found), Some((header, _))) if header.status.is_success() => {
-                    Some(gateway.node.stop_soon(&found).await)
-                }
+                (Ok(found), Some(status)) if status.is_success() => Some(gateway.node.stop_soon(&found).await),
                 _ => None,
             };
             drop(asking);
-            (answer.filter(|_| !here), stopped, upstream)
+            (answer.filter(|_| !here), stopped)
         });
         let carried_out = tokio::select! {
             carried_out = carried_out => carried_out,
             gone = resume::client_left(session) => return Err(gone),
         };
-        let (answer, stopped, upstream) =
+        let (answer, stopped) =
             carried_out.map_err(|_| Error::explain(ErrorType::InternalError, "a stop was not carried out"))?;
         match (answer, stopped) {
             // Where the turn cannot be told, the backend still ends it.
-            (Some((header, end)), _) => start::pipe(session, header, end, upstream, upload, Some(limit)).await,
+            (Some((header, end, exchange)), _) => {
+                start::pipe(session, header, end, exchange, Upload::none(), Some(limit)).await
+            }
             (None, Some(Ok(Stopped::Stopped | Stopped::AlreadyEnded))) => {
                 let ended = found.record.end.as_ref().and_then(|end| profile.had_ended(&stop.target, end.outcome));
                 let answer = ended.as_ref().unwrap_or(&stop.stopped);

@@ -14,12 +14,13 @@
 //! | `deliver` | hands a turn to one client |
 //! | `farewell` | what a client is told whose turn was lost |
 //! | `body` | request bodies that are read here |
-//! | `source` | the upstream side as a subrequest of Pingora's |
-//! | `upstreams`, `forwarded` | which backend; what it is told of the client |
+//! | `source` | the upstream side of what may become a turn |
+//! | `outgoing` | the head of a request as a backend gets it |
+//! | `upstreams`, `forwarded` | which backend, and connections to it; what it is told of the client |
 //! | `answers` | every header and error of Holdover's own |
 //!
-//! Every request passes [`Gateway::request_filter`]. What may become a turn is sent upstream as a subrequest, which passes
-//! the same filters a second time; what may not goes Pingora's own way.
+//! Every request passes [`Gateway::request_filter`]. What may become a turn is sent upstream and answered there; what may not
+//! goes Pingora's own way, through the filters below it.
 
 mod answers;
 mod asks;
@@ -31,6 +32,7 @@ mod forwarded;
 mod front;
 mod hygiene;
 mod names;
+mod outgoing;
 mod purpose;
 mod resume;
 mod shim;
@@ -53,7 +55,7 @@ use pingora::{
 };
 use prometheus::IntGauge;
 
-use self::{answers::Problem, deliver::BROKEN, purpose::Purpose, resume::Resumed, source::Mark, upstreams::Target};
+use self::{answers::Problem, deliver::BROKEN, purpose::Purpose, resume::Resumed, upstreams::Target};
 use crate::{
     config::{Config, Route},
     node::{Node, Pace},
@@ -62,6 +64,7 @@ use crate::{
     sse::Cursor,
 };
 pub use front::Front;
+pub(crate) use upstreams::KEPT_CONNECTIONS;
 pub use upstreams::{Upstreams, UpstreamsError};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -132,7 +135,6 @@ enum Kind {
     Resume,
     Control,
     Rejected,
-    Upstream,
 }
 
 impl Kind {
@@ -143,7 +145,6 @@ impl Kind {
             Self::Resume => "resume",
             Self::Control => "control",
             Self::Rejected => "rejected",
-            Self::Upstream => "upstream",
         }
     }
 }
@@ -166,6 +167,12 @@ impl Gateway {
     fn route_named(&self, name: &str) -> Route {
         let settings = self.settings.load();
         settings.routes.iter().find(|route| route.name == name).cloned().unwrap_or_default()
+    }
+
+    /// Tells the backend who its client is, in the head of a request to it.
+    fn tell_of_client(&self, session: &Session, request: &mut RequestHeader) -> Result<()> {
+        let client = session.client_addr().and_then(|address| address.as_inet()).copied();
+        forwarded::apply(request, client, false, &self.settings.load().listen.trusted_proxies)
     }
 
     /// Answers the request, or says that it goes Pingora's own way.
@@ -269,11 +276,6 @@ fn raw_head(session: &Session) -> Option<Bytes> {
     session.as_downstream().as_http1().map(|http1| http1.get_headers_raw_bytes())
 }
 
-/// What the main request has found out, in its subrequest.
-fn mark(session: &Session) -> Option<Mark> {
-    session.subrequest_ctx.as_ref()?.user_ctx()?.downcast_ref::<Mark>().cloned()
-}
-
 #[async_trait]
 impl ProxyHttp for Gateway {
     type CTX = Context;
@@ -286,21 +288,12 @@ impl ProxyHttp for Gateway {
     /// No modules: compression here would break the flow of events, and each module costs a call per chunk.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
-    fn allow_spawning_subrequest(&self, session: &Session, _ctx: &Context) -> bool {
-        !session.downstream_session.is_subrequest()
-    }
-
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        if session.downstream_session.is_subrequest() {
-            ctx.kind = Kind::Upstream;
-            ctx.max_body = mark(session).map_or(usize::MAX, |mark| mark.max_body);
-        } else {
-            front::head_arrived();
-            ctx.in_flight = Some(InFlight::begin(self.node.metrics().requests_in_flight.clone()));
-            // Who uses a connection again would come back to a node that is about to end.
-            let keepalive = self.settings.load().listen.keepalive.filter(|_| !self.node.draining());
-            session.set_keepalive(keepalive.map(|idle| idle.as_secs().max(1)));
-        }
+        front::head_arrived();
+        ctx.in_flight = Some(InFlight::begin(self.node.metrics().requests_in_flight.clone()));
+        // Who uses a connection again would come back to a node that is about to end.
+        let keepalive = self.settings.load().listen.keepalive.filter(|_| !self.node.draining());
+        session.set_keepalive(keepalive.map(|idle| idle.as_secs().max(1)));
         Ok(())
     }
 
@@ -309,9 +302,6 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        if session.downstream_session.is_subrequest() {
-            return Ok(false);
-        }
         self.handle(session, ctx).await
     }
 
@@ -321,8 +311,8 @@ impl ProxyHttp for Gateway {
             .pick(&ctx.tried)
             .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(502), "no address of a backend is known").into_up())?;
         ctx.tried.push(target);
-        // A tunnel may be silent for as long as its ends like; recorded answers have clocks of their own.
-        if session.is_upgrade_req() || mark(session).is_some() {
+        // A tunnel may be silent for as long as its ends like.
+        if session.is_upgrade_req() {
             peer.options.read_timeout = None;
         }
         Ok(peer)
@@ -355,25 +345,12 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        let settings = self.settings.load();
-        let client = session.client_addr().and_then(|address| address.as_inet()).copied();
-        forwarded::apply(request, client, false, &settings.listen.trusted_proxies)?;
+        self.tell_of_client(session, request)?;
         // An id of ours means nothing to the backend; its own go up untouched.
         if let Some(cursor) = request.headers.get(&LAST_EVENT_ID)
             && matches!(Cursor::parse(cursor.as_bytes()), Cursor::After(_))
         {
             request.remove_header(&LAST_EVENT_ID);
-        }
-        if let Some(mark) = mark(session) {
-            if mark.identity_coding {
-                request.insert_header(header::ACCEPT_ENCODING, "identity")?;
-            }
-            if mark.no_content {
-                request.insert_header(header::CONTENT_LENGTH, "0")?;
-            }
-            if let Some(id) = mark.last_event_id {
-                request.insert_header(LAST_EVENT_ID, id)?;
-            }
         }
         if let Some(host) = ctx.tried.last().and_then(|target| self.upstreams.host(*target)) {
             request.insert_header(header::HOST, host)?;
@@ -441,12 +418,6 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
-        if ctx.kind == Kind::Upstream {
-            if let Some(error) = error.filter(|error| *error.esource() == ErrorSource::Upstream) {
-                tracing::warn!(error = for_log(error), "the backend failed");
-            }
-            return;
-        }
         let status = session.response_written().map_or(0, |header| header.status.as_u16());
         let class = match status {
             100..=199 => "1xx",

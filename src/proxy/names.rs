@@ -49,9 +49,10 @@ impl Gateway {
             let mut changed = log.subscribe();
             for seq in 1..=FIRST {
                 while log.last() < seq {
-                    if log.ended().is_some() || changed.changed().await.is_err() {
+                    if log.ended().is_some() {
                         return;
                     }
+                    changed.changed().await;
                 }
                 if let Some(name) = log.message(seq, |event| profile.name_in(event)).flatten() {
                     let id = turn.admitted().id;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use pingora::{
-    Error, ErrorType, Result,
+    Result,
     http::{RequestHeader, ResponseHeader},
     protocols::http::HttpTask,
     proxy::Session,
@@ -18,7 +18,7 @@ use super::{
     body, deliver, farewell,
     purpose::Matched,
     resume,
-    source::{self, Answer, Mark, Upload, Upstream},
+    source::{self, Exchange, Outgoing, Upload},
 };
 use crate::{
     config::{self, Concurrent},
@@ -50,8 +50,8 @@ enum Opened {
     /// An event stream; the turn is being recorded, and the client counts as its follower.
     Recording(Arc<LiveTurn>, Option<Following>),
     /// Anything else: it is passed on as it comes.
-    Plain(Box<ResponseHeader>, bool, Upstream),
-    /// The upstream side ended without an answer, or did not answer in time; this is what the client is told.
+    Plain(Box<ResponseHeader>, bool, Exchange),
+    /// There was no answer, or none in time; this is what the client is told.
     Nothing(StatusCode),
     /// The turn was stopped before there was an answer.
     Stopped,
@@ -214,18 +214,12 @@ impl Gateway {
         prepared: Prepared,
         likely: bool,
     ) -> Result<()> {
-        let no_content = content_length(session.req_header()) == Some(0);
-        let max_body = matched.route.max_request_body;
-        let last_event_id = prepared.request.headers().get("last-event-id").cloned();
-        let mark = Mark { identity_coding: likely, no_content, max_body, last_event_id };
-        let upstream = source::send(session, mark)?;
-        let mut upload = Upload::new(upstream.body.clone(), matched.route.max_request_body);
-        if let Some(body) = prepared.request.body().cloned() {
-            // The subrequest takes a body only if the request announced one.
-            upload.whole((!session.as_mut().is_body_empty()).then_some(body)).await;
-        } else {
+        let body = prepared.request.body().cloned();
+        if body.is_none() {
             body::invite(session).await?;
         }
+        let asked = source::Prepared { identity_coding: likely, max_body: matched.route.max_request_body, body };
+        let (outgoing, mut upload) = source::prepare(self, session, asked)?;
         let turn = admission.turn().map(|turn| turn.admitted().id);
         let body_mark = admission.body_mark();
         let (opened, mut opening) = oneshot::channel();
@@ -233,7 +227,7 @@ impl Gateway {
             gateway: self.clone(),
             admission,
             prepared,
-            upstream,
+            outgoing,
             limit: self.settings.load().upstream.response_header_timeout,
             opened,
         };
@@ -258,11 +252,11 @@ impl Gateway {
             Opened::Recording(turn, following) => {
                 self.follow_first(session, matched, &turn, following, body_mark, upload).await
             }
-            Opened::Plain(header, end, upstream) => {
+            Opened::Plain(header, end, exchange) => {
                 let silence = self.settings.load().upstream.read_timeout;
-                pipe(session, header, end, upstream, upload, silence).await
+                pipe(session, header, end, exchange, upload, silence).await
             }
-            Opened::Nothing(status) => answers::problem(session, &Problem::upstream(status)).await,
+            Opened::Nothing(status) => answers::problem(session, &Problem::of_status(status)).await,
             Opened::Stopped => answers::problem(session, &Problem::stopped()).await,
         }
     }
@@ -345,17 +339,17 @@ struct OpeningTask {
     gateway: Gateway,
     admission: Admission,
     prepared: Prepared,
-    upstream: Upstream,
+    outgoing: Outgoing,
     limit: Duration,
     opened: oneshot::Sender<Opened>,
 }
 
 impl OpeningTask {
     async fn run(self) {
-        let Self { gateway, mut admission, prepared, mut upstream, limit, opened: mut tell } = self;
+        let Self { gateway, mut admission, prepared, outgoing, limit, opened: mut tell } = self;
         let hardly_a_turn = matches!(admission, Admission::Later(_));
         let answered = tokio::select! {
-            answered = tokio::time::timeout(limit, final_header(&mut upstream)) => answered,
+            answered = tokio::time::timeout(limit, outgoing.open()) => answered,
             () = admission.stopped() => {
                 let _ = tell.send(Opened::Stopped);
                 return;
@@ -364,11 +358,13 @@ impl OpeningTask {
             () = tell.closed(), if hardly_a_turn => return,
         };
         let opened = match answered {
-            Ok(Some((header, false))) if is_event_stream(&header) => {
-                record(&gateway, admission, &prepared, header, upstream).await
+            Ok(Ok((header, end, exchange))) if is_event_stream(&header) => {
+                record(&gateway, admission, &prepared, (header, end), exchange).await
             }
-            Ok(Some((header, end))) => Opened::Plain(header, end, upstream),
-            Ok(None) => Opened::Nothing(StatusCode::BAD_GATEWAY),
+            Ok(Ok((header, end, exchange))) => Opened::Plain(header, end, exchange),
+            Ok(Err(error)) => {
+                Opened::Nothing(StatusCode::from_u16(super::status_of(&error)).unwrap_or(StatusCode::BAD_GATEWAY))
+            }
             Err(_) => Opened::Nothing(StatusCode::GATEWAY_TIMEOUT),
         };
         // A client that is gone hears nothing, and what is not a turn ends with it: the upstream is dropped here.
@@ -376,24 +372,12 @@ impl OpeningTask {
     }
 }
 
-/// The header of the backend's answer, and whether that is all of it.
-pub(super) async fn final_header(upstream: &mut Upstream) -> Option<(Box<ResponseHeader>, bool)> {
-    loop {
-        match upstream.answer.recv().await? {
-            HttpTask::Header(header, end) if !header.status.is_informational() => return Some((header, end)),
-            // 100 was answered when the body was read; other interim answers end here, as with Pingora's HTTP/2.
-            HttpTask::Header(..) => {}
-            _ => return None,
-        }
-    }
-}
-
 async fn record(
     gateway: &Gateway,
     admission: Admission,
     prepared: &Prepared,
-    header: Box<ResponseHeader>,
-    upstream: Upstream,
+    (header, end): (Box<ResponseHeader>, bool),
+    exchange: Exchange,
 ) -> Opened {
     let pending = match admission {
         Admission::Pending(pending) => pending,
@@ -402,7 +386,7 @@ async fn record(
             // The request has gone upstream: what cannot be recorded is at least delivered.
             Ok(Begun::Attach(..) | Begun::Busy(_)) | Err(_) => {
                 tracing::warn!("an event stream passes unrecorded: it cannot be admitted");
-                return Opened::Plain(header, false, upstream);
+                return Opened::Plain(header, end, exchange);
             }
         },
     };
@@ -420,26 +404,8 @@ async fn record(
     // Before the client can know them.
     gateway.note_names(profile, names, &id, principal.as_ref()).await;
     gateway.watch_for_names(profile, &turn, *principal);
-    pending.record(Arc::new(head), Answer::new(upstream), profile);
+    pending.record(Arc::new(head), exchange, profile);
     Opened::Recording(turn, following)
-}
-
-/// The next of an answer that is no turn; a failure if the backend breaks off, or says nothing for `silence`.
-async fn next_task(upstream: &mut Upstream, silence: Option<Duration>) -> HttpTask {
-    let next = upstream.answer.recv();
-    let next = match silence {
-        None => next.await,
-        Some(silence) => match tokio::time::timeout(silence, next).await {
-            Ok(next) => next,
-            Err(_) => {
-                let why = "the backend was silent for upstream.read_timeout";
-                return HttpTask::Failed(Error::explain(ErrorType::ReadTimedout, why).into_up());
-            }
-        },
-    };
-    next.unwrap_or_else(|| {
-        HttpTask::Failed(Error::explain(ErrorType::ConnectionClosed, "the backend ended its answer early"))
-    })
 }
 
 /// Passes on an answer that is no turn, as any proxy would: it ends with the client, and the client with it.
@@ -447,7 +413,7 @@ pub(super) async fn pipe(
     session: &mut Session,
     header: Box<ResponseHeader>,
     end: bool,
-    mut upstream: Upstream,
+    mut exchange: Exchange,
     mut upload: Upload,
     silence: Option<Duration>,
 ) -> Result<()> {
@@ -456,7 +422,7 @@ pub(super) async fn pipe(
     }
     loop {
         tokio::select! {
-            task = next_task(&mut upstream, silence) => {
+            task = source::next_of_plain(&mut exchange, silence) => {
                 if session.write_response_tasks(vec![task]).await? {
                     return Ok(());
                 }

@@ -22,7 +22,7 @@ use futures_util::future::join_all;
 use http::Extensions;
 use pingora::{
     Error, ErrorType,
-    connectors::{ConnectorOptions, TransportConnector},
+    connectors::{ConnectorOptions, TransportConnector, http::Connector},
     lb::{self, Backends, discovery::ServiceDiscovery, health_check::HealthCheck},
     protocols::{TcpKeepalive, l4::socket},
     tls::{RootCertStore, load_ca_file_into_store, load_platform_certs_incl_env_into_store},
@@ -39,6 +39,8 @@ use crate::config::{Backend, HostHeader, Upstream};
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How soon a name that never resolved is tried again.
 const FIRST_RESOLVE_RETRY: Duration = Duration::from_secs(1);
+/// Connections to backends that are kept while no request needs them.
+pub(crate) const KEPT_CONNECTIONS: usize = 1024;
 /// How long the backend may take nothing of a request while there is something to send.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often an HTTP/2 connection is asked whether it still lives.
@@ -51,6 +53,8 @@ pub struct Upstreams {
     settings: Upstream,
     /// In the order of [`Upstream::urls`]; [`Target::url`] is a position in it.
     sets: Vec<Set>,
+    /// Makes the connections of requests that may become turns, and keeps them.
+    connector: Connector,
     /// Counts choices, so that equals take turns.
     turn: AtomicUsize,
     /// Pingora forbids overlapping updates of one [`Backends`].
@@ -147,7 +151,9 @@ impl Upstreams {
     }
 
     pub(crate) fn with_resolver(settings: &Upstream, resolver: Arc<dyn Resolve>) -> Result<Self, UpstreamsError> {
-        let connector = settings.urls.iter().any(|url| url.tls).then(|| tls_connector(settings)).transpose()?;
+        let probes = settings.urls.iter().any(|url| url.tls).then(|| tls_connector(settings)).transpose()?;
+        let mut options = ConnectorOptions::new(KEPT_CONNECTIONS);
+        options.ca_file = probes.as_ref().and(settings.ca.as_ref()).map(|path| path.to_string_lossy().into_owned());
         let set = |backend: &Backend| {
             let findings = Arc::new(Findings::default());
             let mut backends = Backends::new(Box::new(Names {
@@ -158,13 +164,19 @@ impl Upstreams {
             backends.set_health_check(Box::new(Probe {
                 backend: backend.clone(),
                 settings: settings.clone(),
-                connector: connector.clone().filter(|_| backend.tls),
+                connector: probes.clone().filter(|_| backend.tls),
                 findings: Arc::clone(&findings),
             }));
             Set { backend: backend.clone(), backends, findings }
         };
         let sets = settings.urls.iter().map(set).collect();
-        Ok(Self { settings: settings.clone(), sets, turn: AtomicUsize::new(0), refreshing: Default::default() })
+        Ok(Self {
+            settings: settings.clone(),
+            sets,
+            connector: Connector::new(Some(options)),
+            turn: AtomicUsize::new(0),
+            refreshing: Default::default(),
+        })
     }
 
     /// The address for the next attempt, and how to reach it. Equals take turns. Addresses not yet tried for this
@@ -182,6 +194,11 @@ impl Upstreams {
         let (target, _) = *equals[self.turn.fetch_add(1, Ordering::Relaxed) % equals.len()];
         let backend = &self.sets[target.url].backend;
         Some((target, Box::new(peer(&self.settings, backend, target.address))))
+    }
+
+    /// What makes connections to the peers of [`Upstreams::pick`].
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
     }
 
     /// The `Host` the backend must see instead of the client's; `None` where the client's is preserved.

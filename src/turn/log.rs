@@ -9,6 +9,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 mod unrecorded;
+mod watcher;
 
 use std::{
     collections::VecDeque,
@@ -16,13 +17,14 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-pub use self::budget::Budget;
+pub use self::{budget::Budget, watcher::Watcher};
 use self::{
     budget::Share,
     segment::Segment,
     unrecorded::{Unrecorded, WINDOW},
+    watcher::Changes,
 };
 use super::record::{Cap, End, Head};
 use crate::sse::{Message, Seq};
@@ -118,7 +120,7 @@ pub enum Read {
 #[derive(Debug)]
 pub struct Log {
     inner: Mutex<Inner>,
-    changed: watch::Sender<()>,
+    changes: Arc<Changes>,
     /// Told when a follower reads of what passes unrecorded.
     taken: Notify,
 }
@@ -171,18 +173,18 @@ impl Log {
             end: None,
             share: Share::of(budget),
         };
-        Arc::new(Self { inner: Mutex::new(inner), changed: watch::channel(()).0, taken: Notify::new() })
+        Arc::new(Self { inner: Mutex::new(inner), changes: Arc::default(), taken: Notify::new() })
     }
 
     /// Wakes at every change. Take it before reading, so that no change is missed.
-    pub fn subscribe(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+    pub fn subscribe(&self) -> Watcher {
+        self.changes.watch()
     }
 
     /// Sets the answer's header: the turn has begun to answer.
     pub fn set_head(&self, head: Arc<Head>) {
         self.lock().head = Some(head);
-        self.changed.send_replace(());
+        self.changes.tell();
     }
 
     /// The answer's header, once there.
@@ -218,7 +220,7 @@ impl Log {
         let inner = self.lock();
         if inner.shown == inner.last {
             drop(inner);
-            self.changed.send_replace(());
+            self.changes.tell();
         }
     }
 
@@ -229,7 +231,7 @@ impl Log {
         if seq > inner.shown {
             inner.shown = seq;
             drop(inner);
-            self.changed.send_replace(());
+            self.changes.tell();
         }
     }
 
@@ -253,7 +255,7 @@ impl Log {
     /// gets to the last block is [`Read::Lost`].
     pub fn cut_short(&self, cap: Cap) {
         self.lock().unrecorded.get_or_insert_with(|| Unrecorded::elsewhere(cap));
-        self.changed.send_replace(());
+        self.changes.tell();
     }
 
     /// Why recording ended early, if it did.
@@ -267,7 +269,7 @@ impl Log {
         let inner = &mut *inner;
         if let Some(unrecorded) = &mut inner.unrecorded {
             unrecorded.push(bytes, &mut inner.share);
-            self.changed.send_replace(());
+            self.changes.tell();
         }
     }
 
@@ -291,13 +293,19 @@ impl Log {
             inner.fold();
             inner.shrink();
             drop(inner);
-            self.changed.send_replace(());
+            self.changes.tell();
         }
     }
 
     /// The end, once there.
     pub fn ended(&self) -> Option<End> {
         self.lock().end.clone()
+    }
+
+    /// Seq of the last block, and bytes recorded so far.
+    pub fn recorded(&self) -> (Seq, u64) {
+        let inner = self.lock();
+        (inner.last, inner.bytes)
     }
 
     /// Seq of the last block.

@@ -23,6 +23,6 @@ mod simulation;
 
 pub use dialect::{Dialect, Rewrite, RewriteBlock, Terminal, terminal};
 pub use durability::{Notice, StoreCall, StoreReply};
-pub use log::{Batch, Block, Budget, Log, Position, Read};
+pub use log::{Batch, Block, Budget, Log, Position, Read, Watcher};
 pub use record::{Cap, Digest, End, Epoch, Head, Millis, NodeId, Outcome, Session, TurnRecord, Wish};
 pub use recorder::{Detached, Input, Limits, Recorder};

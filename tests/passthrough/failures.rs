@@ -177,3 +177,41 @@ async fn a_connection_that_was_closed_while_idle_loses_no_request() {
     }
     assert_eq!(backend.requests().len(), 10);
 }
+
+/// Of a connection that had been idle nobody knows whether the backend has seen the request. One that changes nothing is sent
+/// again, and no other.
+#[tokio::test]
+async fn what_an_idle_connection_lost_is_sent_again_if_it_changes_nothing() {
+    let backend = Backend::start().await;
+    let holdover = Holdover::before(&backend).config(PLAIN).start().await;
+    for path in BOTH {
+        for (method, again) in [("GET", true), ("POST", false)] {
+            let mut client = holdover.connect().await;
+            let mut seen = Vec::new();
+            // A request may come before the connection of the one before it is back in the pool.
+            let lost = loop {
+                assert!(seen.len() < 100, "no connection was used twice: {seen:?}");
+                client.request(method, path, &[], "").await;
+                let mut exchange = backend.next().await;
+                exchange.body().await;
+                if seen.contains(&exchange.connection) {
+                    break exchange;
+                }
+                seen.push(exchange.connection);
+                exchange.answer("200 OK", "", "first").await;
+                assert_eq!(client.head().await.status(), 200);
+                client.body().await;
+            };
+            let before = backend.requests().len();
+            lost.close().await;
+            if again {
+                backend.next().await.answer("200 OK", "", "again").await;
+                assert_eq!(client.head().await.status(), 200, "{method} {path}");
+                assert_eq!(client.body().await, "again");
+            } else {
+                assert_eq!(problem(&mut client, 502).await, "upstream_failed", "{method} {path}");
+                assert_eq!(backend.requests().len(), before, "{method} {path}");
+            }
+        }
+    }
+}

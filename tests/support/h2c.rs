@@ -88,6 +88,11 @@ impl Answer {
         Some(piece)
     }
 
+    /// What came behind the body.
+    pub(crate) async fn trailers(&mut self) -> Option<http::HeaderMap> {
+        within(DEADLINE, "trailers", self.body.trailers()).await.expect("the answer is whole")
+    }
+
     /// The rest of the body, which must end cleanly.
     pub(crate) async fn body(&mut self) -> Bytes {
         let mut all = BytesMut::new();

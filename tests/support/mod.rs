@@ -5,7 +5,7 @@
 //! | [`holdover`] | the process: configuration, addresses, metrics, signals, its log when a test fails |
 //! | [`backend`] | an HTTP/1.1 server whose every byte a test decides, event by event |
 //! | [`client`] | one raw HTTP/1.1 connection, to be cut, half closed or never read |
-//! | [`h2c`] | the same for HTTP/2 |
+//! | [`h2c`], [`h2c_backend`] | client and server for HTTP/2 |
 //! | [`answer`] | whole answers as text, to be compared |
 //! | [`fault`] | a TCP proxy that cuts event streams after or inside chosen events |
 //! | [`redis`] | a Redis server to be killed, frozen and started again |
@@ -28,6 +28,7 @@ pub(crate) mod clock;
 pub(crate) mod dialect;
 pub(crate) mod fault;
 pub(crate) mod h2c;
+pub(crate) mod h2c_backend;
 pub(crate) mod holdover;
 pub(crate) mod link;
 pub(crate) mod namespace;

@@ -144,7 +144,7 @@ pub(in crate::store) async fn read_until(
             match log.read(&mut position, ALL_BYTES, ALL_BLOCKS) {
                 Read::Data(pieces) => pieces.iter().for_each(|piece| all.extend_from_slice(piece)),
                 Read::Wait if enough(&all) => return None,
-                Read::Wait => changed.changed().await.unwrap(),
+                Read::Wait => changed.changed().await,
                 other => return Some(other),
             }
         }

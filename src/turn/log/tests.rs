@@ -1,7 +1,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 
 use super::*;
 use crate::turn::record::Outcome;
@@ -44,9 +43,9 @@ fn all(log: &Log, position: &mut Position) -> Vec<u8> {
     data(log.read(position, usize::MAX, u64::MAX))
 }
 
-fn woken(changed: &mut watch::Receiver<()>) -> bool {
-    let woken = changed.has_changed().unwrap();
-    changed.borrow_and_update();
+fn woken(changed: &mut Watcher) -> bool {
+    let woken = changed.has_changed();
+    changed.look();
     woken
 }
 

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use super::{random::Random, upstream::Expected};
 use crate::{
     sse::Seq,
-    turn::{End, Log, Position, Read},
+    turn::{End, Log, Position, Read, Watcher},
 };
 
 /// See the module.
 pub(super) struct Reader {
     log: Arc<Log>,
     position: Position,
-    changed: watch::Receiver<()>,
+    changed: Watcher,
     /// Where in the expected stream it stands; `None`: its cursor is ahead of that.
     at: Option<usize>,
     /// Whether it has to look without being woken: it was not told yet to wait.
@@ -48,12 +46,12 @@ impl Reader {
 
     /// Whether there is a reason to read: nobody reads that was not woken.
     pub(super) fn awake(&self) -> bool {
-        self.over.is_none() && (self.hungry || self.changed.has_changed().expect("the log lives"))
+        self.over.is_none() && (self.hungry || self.changed.has_changed())
     }
 
     /// Reads once, and judges what it gets.
     pub(super) fn read(&mut self, expected: &Expected, random: &mut Random) {
-        self.changed.borrow_and_update();
+        self.changed.look();
         self.at = self.at.or_else(|| expected.behind(self.position.seq()));
         let most_bytes = random.pick(&[1, 50, 3_000, usize::MAX]);
         let most_blocks = random.pick(&[1, 5, u64::MAX]);
