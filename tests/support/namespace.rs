@@ -69,7 +69,9 @@ impl Namespace {
     }
 
     fn set(&self, cable: Cable, state: &str) {
-        ip(&format!("link set {} {state}", self.device(cable, 'o'))).expect("the device is there");
+        // At the inner end: in there is no other way out. Out here, what has no way takes the one to everywhere else.
+        let (name, device) = (&self.name, self.device(cable, 'i'));
+        ip(&format!("-n {name} link set {device} {state}")).expect("the device is there");
     }
 
     fn device(&self, cable: Cable, side: char) -> String {
