@@ -184,7 +184,7 @@ impl Stage {
                 acting.spawn(async move { (at, stopper.stop().await) });
             }
         }
-        for blow in &round.blows {
+        for blow in round.blows.iter().filter(|blow| self.allows(blow.fault)).collect::<Vec<_>>() {
             sleep(blow.after).await;
             self.strike(blow).await;
             if blow.forgets(self.kind) {
@@ -201,6 +201,11 @@ impl Stage {
             told[at].accounts.push(account);
         }
         told
+    }
+
+    /// Whether this machine can do such a thing.
+    pub(super) fn allows(&self, fault: Fault) -> bool {
+        self.network.is_some() || !matches!(fault, Fault::PullBack | Fault::PullFront)
     }
 
     /// Does a fault, and mends what does not mend itself.

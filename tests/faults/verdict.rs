@@ -57,7 +57,7 @@ impl fmt::Display for Tally {
 /// Looks at all turns of a round from all nodes. Gives what is wrong.
 pub(super) async fn judge(stage: &Stage, round: &Round, told: &[Told], tally: &mut Tally) -> Vec<String> {
     let mut wrong = Vec::new();
-    for blow in &round.blows {
+    for blow in round.blows.iter().filter(|blow| stage.allows(blow.fault)) {
         *tally.faults.entry(blow.fault.to_string()).or_default() += 1;
     }
     for turn in told {
