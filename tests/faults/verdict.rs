@@ -19,6 +19,9 @@ use crate::support::{Client, Ending, Holdover};
 const RUNNING: Duration =
     LEASE.saturating_mul(5).checked_div(2).expect("two is not zero").saturating_add(Duration::from_secs(8));
 
+/// For how long after its end a turn is told again to a Redis that has forgotten it, at least.
+const KEPT: Duration = Duration::from_secs(12);
+
 /// What happened, counted.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -175,13 +178,13 @@ impl Case<'_> {
         seen.into_iter().flatten().find(|status| status["state"] != "running")
     }
 
-    /// Whether the turn is one that nobody could tell Redis again: it was over before, or its owner was lost.
+    /// Whether the turn is one that nobody could tell Redis again: its owner was lost, or it had long been over.
     fn may_be_forgotten(&self, excuses: Excuses) -> bool {
-        let owner_may_be_lost =
-            excuses.cut_short && (excuses.zombies || self.played.over.is_none_or(|(o, _)| o == Over::Left));
-        let over_before =
-            self.played.over.is_some_and(|(_, at)| self.stage.forgot_at.is_some_and(|forgot| at <= forgot));
-        owner_may_be_lost || (excuses.forgotten && over_before)
+        let over = self.played.over;
+        let owner_may_be_lost = excuses.cut_short && (excuses.zombies || over.is_none_or(|(how, _)| how == Over::Left));
+        let before = over.zip(self.stage.forgot_at).and_then(|((_, at), forgot)| forgot.checked_duration_since(at));
+        let nobody_had_it = before.is_some_and(|before| excuses.interrupted || before > KEPT);
+        owner_may_be_lost || (excuses.forgotten && nobody_had_it)
     }
 
     /// Whether the backend's story and the turn's are one.
