@@ -37,6 +37,8 @@ const TRAIL: usize = 24;
 pub(super) struct House {
     /// Where nodes are, as far as clients know.
     pub(super) nodes: Mutex<Vec<SocketAddr>>,
+    /// Whether nodes may be cut off from the backend.
+    pub(super) backend_cut: AtomicBool,
     /// Since when nothing is amiss any more.
     pub(super) mended: watch::Sender<Option<Instant>>,
 }
@@ -265,6 +267,11 @@ impl Actor {
                 (503, _) => {
                     self.note(format!("503 at {node}"));
                     sleep(PAUSE).await;
+                }
+                // Told that it failed, and true: it may have reached the backend, so it is not sent again.
+                (502 | 504, _) if self.house.backend_cut.load(Ordering::Relaxed) => {
+                    self.note(format!("{} at {node}", head.status()));
+                    return self.find().await;
                 }
                 _ => return Err(format!("a start was answered by {node}: {head:?}")),
             }

@@ -190,6 +190,8 @@ pub(super) struct Excuses {
     pub(super) cut_short: bool,
     /// An owner that lives, and does not know that its turns are lost.
     pub(super) zombies: bool,
+    /// A turn that ran from memory alone when its owner was lost: nobody knows it.
+    pub(super) unstored: bool,
 }
 
 /// Turns that run while something fails.
@@ -210,6 +212,7 @@ impl Round {
             interrupted: owners,
             forgotten: forgets,
             cut_short: owners && (forgets || blows.iter().any(Blow::keeps_waiting)),
+            unstored: owners && blows.iter().any(|b| b.keeps_waiting() && b.fault != Fault::Flush),
             zombies: blows.iter().any(|b| b.takes_owners() && !matches!(b.fault, Fault::KillNode | Fault::DrainNode)),
         };
         let steady = !forgets && !blows.iter().any(Blow::keeps_waiting);

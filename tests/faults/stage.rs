@@ -1,6 +1,12 @@
 //! Three nodes before one backend, on Redis; and what is done to them while turns run.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::{
     sync::watch,
@@ -80,7 +86,11 @@ impl Stage {
             }
             None => None,
         };
-        let house = Arc::new(House { nodes: Default::default(), mended: watch::channel(None).0 });
+        let house = Arc::new(House {
+            nodes: Default::default(),
+            backend_cut: AtomicBool::new(false),
+            mended: watch::channel(None).0,
+        });
         let mut stage = Self {
             kind,
             deployment,
@@ -155,6 +165,8 @@ impl Stage {
     /// Lets turns run while the round's faults happen, and gives what everybody says at the end.
     pub(super) async fn play(&mut self, round: &Round, random: &mut Random) -> Vec<Told> {
         self.house.mended.send_replace(None);
+        let cut = round.blows.iter().any(|blow| blow.fault == Fault::PullBack && self.allows(blow.fault));
+        self.house.backend_cut.store(cut, Ordering::Relaxed);
         let span = round.span().as_millis() as usize + 500;
         let count = 4 + TURNS_PER_SECOND * span / 1000;
         let mut performances = Vec::new();
