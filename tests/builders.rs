@@ -1,6 +1,16 @@
 //! The builders themselves, without Holdover in between.
 
-use crate::support::{Backend, Client, Cut, Ending, FaultProxy, How};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, timeout};
+
+use crate::support::{
+    Backend, Client, Cut, Ending, FaultProxy, Holdover, How, Link, Quality, Turn,
+    clock::WallClock,
+    eventually,
+    namespace::{Cable, Namespace},
+    servers::{Make, Recipe},
+};
 
 /// A client at `address` that has read the head of an event stream.
 async fn streaming(address: std::net::SocketAddr) -> Client {
@@ -89,4 +99,77 @@ async fn the_fault_proxy_cuts_where_the_script_says() {
     assert_eq!((proxy.connections(), proxy.cuts()), (4, 3));
     assert_eq!(Cut::seeded(7, 9, 5), Cut::seeded(7, 9, 5));
     assert_ne!(Cut::seeded(7, 9, 5), Cut::seeded(8, 9, 5));
+}
+
+#[tokio::test]
+async fn a_link_is_what_it_is_set_to() {
+    let backend = Backend::start().await;
+    let link = Link::to(backend.address()).await;
+    let mut client = Client::connect(link.address()).await;
+    client.request("GET", "/", &[], "").await;
+    let mut turn = backend.next().await;
+    turn.stream().await;
+    client.head().await;
+    turn.event("good").await;
+    assert_eq!(client.next_event().await.data(), "good");
+
+    link.set(Quality::Slow(Duration::from_millis(300)));
+    let since = Instant::now();
+    turn.event("slow").await;
+    assert_eq!(client.next_event().await.data(), "slow");
+    assert!(since.elapsed() >= Duration::from_millis(300), "{:?}", since.elapsed());
+
+    link.set(Quality::Silent);
+    turn.event("silent").await;
+    let nothing = timeout(Duration::from_millis(500), client.event_or_end()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    link.set(Quality::Good);
+    assert_eq!(client.next_event().await.data(), "silent", "what was held back is not lost");
+
+    link.set(Quality::Gone);
+    assert_eq!(client.event_or_end().await.unwrap_err(), Ending::Broken);
+    assert_eq!(Client::connect(link.address()).await.raw().await, None);
+    link.set(Quality::Good);
+    let mut client = Client::connect(link.address()).await;
+    client.request("GET", "/", &[], "").await;
+    backend.next().await.answer("200 OK", "", "again").await;
+    assert_eq!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_wall_clock_is_set_for_one_process() {
+    let clock = WallClock::right();
+    let server = Recipe::new(Make::System).env(clock.environment()).start();
+    let ahead = async || {
+        let (seconds, _): (i64, i64) = server.command(&["TIME"]).await;
+        seconds - SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64
+    };
+    for seconds in [0, 3600, -3600, 0] {
+        clock.set(seconds);
+        // The server looks at the clock when it pleases, and two clocks are never read at once.
+        eventually(format!("{seconds} s ahead"), || async { (ahead().await - seconds).abs().le(&1).then_some(()) })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_cable_carries_only_while_it_is_in() {
+    let namespace = match Namespace::make() {
+        Ok(namespace) => namespace,
+        Err(why) => return println!("skipped, this machine allows no network namespaces: {why}"),
+    };
+    let backend = Backend::start().await;
+    let link = Link::at(namespace.outside(Cable::Back), backend.address()).await;
+    let holdover = Holdover::setup().upstream(link.address()).inside(&namespace).start().await;
+    let mut turn = Turn::start(&holdover, &backend).await;
+    turn.event("one").await;
+    for cable in [Cable::Front, Cable::Back] {
+        namespace.pull(cable);
+        turn.upstream.event("two").await;
+        let nothing = timeout(Duration::from_millis(500), turn.client.event_or_end()).await;
+        assert!(nothing.is_err(), "{cable:?} {nothing:?}");
+        namespace.plug(cable);
+        assert_eq!(turn.client.next_event().await.data(), "two", "TCP sends it again");
+    }
+    turn.end().await;
 }

@@ -15,6 +15,8 @@ mod clients;
 mod contract;
 /// Several nodes on one Redis.
 mod distributed;
+/// Whatever can fail, failing, while clients come and go.
+mod faults;
 /// In front of real frameworks.
 mod frameworks;
 /// Hostile requests: a clear error, nothing at the backend, and service as usual afterwards.

@@ -27,6 +27,10 @@ impl Client {
     /// Connects.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = within(DEADLINE, "a connection", TcpStream::connect(address)).await.expect("somebody listens");
+        Self::over(stream)
+    }
+
+    fn over(stream: TcpStream) -> Self {
         Self {
             wire: Wire::new(stream),
             method: String::new(),
@@ -38,8 +42,7 @@ impl Client {
     /// Connects, if somebody listens.
     pub(crate) async fn try_connect(address: SocketAddr) -> Option<Self> {
         let stream = within(DEADLINE, "a connection, or none", TcpStream::connect(address)).await.ok()?;
-        let body = Body::new(Framing::Length(0));
-        Some(Self { wire: Wire::new(stream), method: String::new(), body, partial: BytesMut::new() })
+        Some(Self::over(stream))
     }
 
     /// Sends a whole request and reads the head of its answer; `None` if the connection ends before.
@@ -221,11 +224,6 @@ impl Client {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("a socket takes options");
         let stream = within(DEADLINE, "a connection", socket.connect(address)).await.expect("somebody listens");
-        Self {
-            wire: Wire::new(stream),
-            method: String::new(),
-            body: Body::new(Framing::Length(0)),
-            partial: BytesMut::new(),
-        }
+        Self::over(stream)
     }
 }

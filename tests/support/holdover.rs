@@ -16,10 +16,16 @@ use reqwest::Method;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::{Backend, Client, DEADLINE, eventually, within};
+use super::{
+    Backend, Client, DEADLINE, eventually,
+    namespace::{Cable, Namespace},
+    within,
+};
 
 /// How a process is to be started.
 pub(crate) struct Setup {
+    /// What stands in front of its command line.
+    entering: Vec<String>,
     listen: SocketAddr,
     /// Sockets that it is given, each with its name; instead of those it would bind.
     sockets: Vec<(TcpListener, &'static str)>,
@@ -59,13 +65,21 @@ impl Setup {
         self
     }
 
+    /// In a network of its own, listening on its front.
+    pub(crate) fn inside(mut self, namespace: &Namespace) -> Self {
+        self.entering = namespace.entering().map(str::to_owned).to_vec();
+        self.listen = (namespace.inside(Cable::Front), 0).into();
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(self) -> Holdover {
         let folder = tempfile::tempdir().expect("a folder for the configuration");
         let file = folder.path().join("holdover.toml");
         std::fs::write(&file, &self.config).expect("the configuration can be written");
-        let mut command = command_with(self.sockets);
-        command.args(["run", "--listen", &self.listen.to_string(), "--admin-listen", "127.0.0.1:0", "--config"]);
+        let mut command = command_with(self.entering, self.sockets);
+        let admin = SocketAddr::from((self.listen.ip(), 0));
+        command.args(["run", "--listen", &self.listen.to_string(), "--admin-listen", &admin.to_string(), "--config"]);
         command.arg(&file);
         for upstream in &self.upstreams {
             command.args(["--upstream", upstream]);
@@ -111,10 +125,12 @@ impl Setup {
 }
 
 /// The binary, with these sockets behind its standard streams (sd_listen_fds(3)).
-fn command_with(sockets: Vec<(TcpListener, &'static str)>) -> Command {
+fn command_with(entering: Vec<String>, sockets: Vec<(TcpListener, &'static str)>) -> Command {
     let program = env!("CARGO_BIN_EXE_holdover");
     if sockets.is_empty() {
-        let mut command = Command::new(program);
+        let words = [entering, vec![program.to_owned()]].concat();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         return command;
     }
@@ -174,6 +190,7 @@ impl Holdover {
     /// To be configured, without a backend yet.
     pub(crate) fn setup() -> Setup {
         Setup {
+            entering: Vec::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             sockets: Vec::new(),
             upstreams: Vec::new(),

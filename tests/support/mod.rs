@@ -9,6 +9,9 @@
 //! | [`answer`] | whole answers as text, to be compared |
 //! | [`fault`] | a TCP proxy that cuts event streams after or inside chosen events |
 //! | [`redis`] | a Redis server to be killed, frozen and started again |
+//! | [`link`] | a TCP proxy that is slow, silent or gone for a while |
+//! | [`namespace`] | a network of its own, with cables to be pulled |
+//! | [`clock`] | a wall clock to be set, for one process |
 //! | [`servers`] | servers of all makes, clusters of them, and sentinels |
 //! | [`turn`] | a running turn from all three sides |
 //! | [`dialect`] | whole turns as backends of well-known APIs write them |
@@ -21,11 +24,14 @@
 pub(crate) mod answer;
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod clock;
 pub(crate) mod dialect;
 pub(crate) mod fault;
 pub(crate) mod h2c;
 pub(crate) mod h2c_backend;
 pub(crate) mod holdover;
+pub(crate) mod link;
+pub(crate) mod namespace;
 pub(crate) mod program;
 pub(crate) mod random;
 pub(crate) mod redis;
@@ -42,6 +48,7 @@ pub(crate) use backend::{Backend, Exchange};
 pub(crate) use client::Client;
 pub(crate) use fault::{Cut, FaultProxy, How};
 pub(crate) use holdover::Holdover;
+pub(crate) use link::{Link, Quality};
 pub(crate) use program::{Parsed, Program, Report, Script};
 pub(crate) use random::Random;
 pub(crate) use redis::Redis;

@@ -7,7 +7,8 @@ use std::{
 
 /// SplitMix64: small, and every seed gives another sequence. If the test fails, its seed is printed.
 pub(crate) struct Random {
-    seed: u64,
+    /// To be printed.
+    seed: Option<u64>,
     state: u64,
 }
 
@@ -16,7 +17,12 @@ impl Random {
     pub(crate) fn any() -> Self {
         let replayed = std::env::var("HOLDOVER_SEED").ok().map(|seed| seed.parse().expect("HOLDOVER_SEED is a number"));
         let seed = replayed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32);
-        Self { seed, state: seed }
+        Self { seed: Some(seed), state: seed }
+    }
+
+    /// Of this seed, whatever the environment says. Who gives it says how it is replayed.
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self { seed: None, state: seed }
     }
 
     /// A number below `limit`.
@@ -36,8 +42,10 @@ impl Random {
 
 impl Drop for Random {
     fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("--- replay it with HOLDOVER_SEED={}", self.seed);
+        if thread::panicking()
+            && let Some(seed) = self.seed
+        {
+            eprintln!("--- replay it with HOLDOVER_SEED={seed}");
         }
     }
 }

@@ -259,7 +259,9 @@ impl TurnStore for RedisStore {
             there = self.inner.link.call("secret", Lane::Commands, &get).await?;
         }
         let secret = there.and_then(|secret| secret.try_into().ok());
-        Ok(secret.ok_or(Unreadable("a shared secret that is not 32 bytes"))?)
+        let secret = secret.ok_or(Unreadable("a shared secret that is not 32 bytes"))?;
+        *self.inner.known_secret() = Some(secret);
+        Ok(secret)
     }
 
     async fn next_event(&self) -> StoreEvent {

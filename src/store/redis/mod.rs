@@ -44,7 +44,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -108,6 +108,8 @@ struct Inner {
     link: Link,
     own: OwnTurns,
     ended: EndedTurns,
+    /// The secret that all nodes share, once it is known: Redis is told it again when it has lost it.
+    secret: Mutex<Option<[u8; 32]>>,
     mirrors: Mirrors,
     sightings: Sightings,
     /// This node's mark at each server, by the number of its connection (`doubt`).
@@ -138,6 +140,7 @@ impl RedisStore {
             budget,
             own: OwnTurns::default(),
             ended: EndedTurns::default(),
+            secret: Mutex::default(),
             marks: Mutex::default(),
             mirrors: Mirrors::default(),
             sightings: Sightings::default(),
@@ -276,6 +279,11 @@ impl Inner {
             .arg(if by_backend && ask { "1" } else { "" })
             .arg(fields);
         self.link.call("finish", Lane::Commands, &finish).await
+    }
+
+    /// The secret that all nodes share, as far as this one knows.
+    fn known_secret(&self) -> MutexGuard<'_, Option<[u8; 32]>> {
+        self.secret.lock().expect("no code panics while it holds this lock")
     }
 
     /// How long a running turn is kept.

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
-use redis::{Value, pipe};
+use redis::{Value, cmd, pipe};
 
 use super::{
     Inner, Reply,
@@ -71,8 +71,18 @@ impl Inner {
             .arg(batch.head.as_deref().map(encode_head))
     }
 
+    /// Has Redis know the shared secret again, before a node that has just begun proposes another: by that one, turns of now
+    /// would be nobody's.
+    async fn rewrite_secret(&self) -> Result<(), StoreError> {
+        let Some(secret) = *self.known_secret() else { return Ok(()) };
+        let mut set = cmd("SET");
+        set.arg(self.keys.secret()).arg(&secret).arg("NX");
+        self.link.call::<Option<String>>("secret", Lane::Commands, &set).await.map(drop)
+    }
+
     /// Has Redis know all own turns in the doubted slots as far as they are recorded, and the ends of those that are over.
     pub(super) async fn rewrite_own(&self, doubted: &Doubted) -> Result<(), StoreError> {
+        let secret = self.rewrite_secret().await;
         let running = self.own.claimed().into_iter().map(|(record, log)| Taken { record, log, end: None });
         let ended = self.ended.all().into_iter();
         let ended = ended.map(|Ended { record, log, end, .. }| Taken { record, log, end: Some(end) });
@@ -85,7 +95,7 @@ impl Inner {
             })
             .buffer_unordered(AT_ONCE);
         // All of them are tried: in a cluster, some servers may be there and others not.
-        let (mut turns, mut failed) = (0, None);
+        let (mut turns, mut failed) = (0, secret.err());
         while let Some(written) = rewritten.next().await {
             match written {
                 Ok(Some(state)) => {

@@ -156,10 +156,7 @@ impl Link {
     async fn parts(&self, old: Option<&Map>) -> Result<Vec<Part>, Arc<str>> {
         let Some(seeds) = self.servers.seeds() else {
             // One server, and it has not changed unless it broke.
-            let limit = self.connect_timeout * 2 + self.command_timeout;
-            let client = timeout(limit, self.servers.master()).await.map_err(|_| "finding the master took too long")?;
-            let client = client.map_err(|error| error.to_string())?;
-            let address = client.get_connection_info().addr().to_string();
+            let (client, address) = self.master().await?;
             return Ok(vec![Part { first: 0, last: SLOTS - 1, client, address }]);
         };
         let ranges = self.ranges(old, seeds).await?;
@@ -168,6 +165,15 @@ impl Link {
             Ok(Part { first, last, client, address: format!("{host}:{port}") })
         });
         parts.collect::<RedisResult<_>>().map_err(|error| error.to_string().into())
+    }
+
+    /// The server that takes writes, where there is one.
+    async fn master(&self) -> Result<(Client, String), Arc<str>> {
+        let limit = self.connect_timeout * 2 + self.command_timeout;
+        let client = timeout(limit, self.servers.master()).await.map_err(|_| "finding the master took too long")?;
+        let client = client.map_err(|error| error.to_string())?;
+        let address = client.get_connection_info().addr().to_string();
+        Ok((client, address))
     }
 
     /// What a cluster says of its slots: the server that knows of a change, else most of the connected servers, else the
@@ -239,6 +245,11 @@ impl Link {
         if !unfit.is_empty() {
             let all = unfit.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             return Err(self.name_in_cluster(address, all));
+        }
+        // A master that was frozen answers when it wakes, and takes writes until it is told that it was succeeded: nodes that
+        // went back to it would take the others for dead, and be taken for dead by them.
+        if self.servers.seeds().is_none() && self.master().await?.1 != address {
+            return Err("the sentinels name another master by now".into());
         }
         Ok(Connected {
             number: self.connections.fetch_add(1, Ordering::Relaxed),

@@ -27,6 +27,20 @@ async fn a_claim_whose_reply_was_lost_does_not_hold_its_session() {
 }
 
 #[tokio::test]
+async fn a_node_that_begins_after_redis_forgot_all_takes_the_secret_of_the_others() {
+    let server = Server::start(&[]);
+    let home = node("home", settings(&server)).await;
+    assert_eq!(home.store.shared_secret([1; 32]).await, Ok([1; 32]));
+    server.command::<()>(&["FLUSHALL"]).await;
+    eventually("Redis is told again", async || {
+        server.command::<i64>(&["EXISTS", &Keys::new("holdover".into()).secret()]).await == 1
+    })
+    .await;
+    let newcomer = node("newcomer", settings(&server)).await;
+    assert_eq!(newcomer.store.shared_secret([2; 32]).await, Ok([1; 32]));
+}
+
+#[tokio::test]
 async fn what_redis_forgets_is_written_again() {
     let server = Server::start(&[]);
     // No beat finds it out before the recorder does.
