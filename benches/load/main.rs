@@ -52,7 +52,7 @@ struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
     /// How long each of them is looked at, in seconds
-    #[arg(long, default_value_t = 2.5)]
+    #[arg(long, default_value_t = 2.0)]
     window: f64,
     /// Numbers of streams that live and are silent
     #[arg(long, value_delimiter = ',', default_value = "3000,9000")]
@@ -163,7 +163,9 @@ impl Options {
         if self.growth {
             return report_on(&growth::run(&place, &backend, circumstances).await?, "growth");
         }
-        report_on(&self.compare(&place, &backend, circumstances).await?, "load")
+        let report = self.compare(&place, &backend, circumstances).await?;
+        report_on(&report, "load")?;
+        report.verdict()
     }
 
     fn wants(&self, measure: Measure) -> bool {

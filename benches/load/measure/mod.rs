@@ -48,7 +48,7 @@ struct Tally {
 /// How long all streams together may take to begin, or to end: a system that is behind has a queue to work off.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between the begin of the last stream and the measurement.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_millis(300);
 
 impl Tally {
     fn take(&self, event: &Event) {
