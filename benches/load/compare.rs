@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
 
 use super::{
-    Circumstances, Measure, Options,
+    Measure, Options,
     backend::Backend,
     clock,
     measure::{self, Ceiling, REPLAYED},
@@ -25,24 +25,19 @@ const CEILING_STREAMS: usize = 1000;
 const CEILING_WINDOW: Duration = Duration::from_millis(1500);
 
 impl Options {
-    pub(crate) async fn compare(
-        &self,
-        place: &Place,
-        backend: &Backend,
-        circumstances: Circumstances,
-    ) -> Result<Report> {
+    /// Fills the report, so that an end before the end leaves what was found.
+    pub(crate) async fn compare(&self, place: &Place, backend: &Backend, report: &mut Report) -> Result<()> {
         let kinds = self.kinds();
-        let mut report = Report::of(circumstances);
         if self.wants(Measure::Load) || self.wants(Measure::Ceiling) {
             let mut systems = Vec::new();
             for &kind in &kinds {
                 systems.push(System::start(kind, place).await?);
             }
             if self.wants(Measure::Load) {
-                self.loads(&systems, backend, &mut report).await;
+                self.loads(&systems, backend, report).await;
             }
             if self.wants(Measure::Ceiling) {
-                ceilings(&systems, backend, &mut report).await;
+                ceilings(&systems, backend, report).await;
             }
         }
         if [Measure::Idle, Measure::Reconnect, Measure::Replay].into_iter().any(|measure| self.wants(measure)) {
@@ -54,7 +49,7 @@ impl Options {
                 report.note(kind, done);
             }
         }
-        Ok(report)
+        Ok(())
     }
 
     fn kinds(&self) -> Vec<Kind> {

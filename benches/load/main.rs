@@ -31,7 +31,13 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::{backend::Backend, measure::Load, process::Cores, system::Kind, system::Place};
+use self::{
+    backend::Backend,
+    measure::Load,
+    process::Cores,
+    report::Report,
+    system::{Kind, Place},
+};
 
 /// Measure Holdover beside its peers.
 #[derive(Debug, Parser)]
@@ -125,13 +131,7 @@ impl Options {
     fn measure(&self) -> Result<()> {
         client::prove()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        tokio::task::LocalSet::new().block_on(&runtime, async {
-            tokio::select! {
-                done = self.run() => done,
-                // What was started ends with the run that started it.
-                () = told_to_end() => bail!("told to end"),
-            }
-        })
+        tokio::task::LocalSet::new().block_on(&runtime, self.run())
     }
 
     async fn run(&self) -> Result<()> {
@@ -156,16 +156,19 @@ impl Options {
             optimised: !cfg!(debug_assertions),
         };
         if let Some(time) = self.soak {
-            let report = soak::run(&place, self.soak_load, time, circumstances).await?;
+            let report = unless_told_to_end(soak::run(&place, self.soak_load, time, circumstances)).await?;
             report_on(&report, "soak")?;
             return report.verdict();
         }
         if self.growth {
-            return report_on(&growth::run(&place, &backend, circumstances).await?, "growth");
+            let report = unless_told_to_end(growth::run(&place, &backend, circumstances)).await?;
+            return report_on(&report, "growth");
         }
-        let report = self.compare(&place, &backend, circumstances).await?;
+        let mut report = Report::of(circumstances);
+        // What has been found by then is worth having.
+        let done = unless_told_to_end(self.compare(&place, &backend, &mut report)).await;
         report_on(&report, "load")?;
-        report.verdict()
+        done.and_then(|()| report.verdict())
     }
 
     fn wants(&self, measure: Measure) -> bool {
@@ -198,11 +201,13 @@ impl fmt::Display for Circumstances {
     }
 }
 
-async fn told_to_end() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+/// What was started ends with the run that started it.
+async fn unless_told_to_end<T>(run: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+        done = run => done,
+        _ = terminate.recv() => bail!("told to end"),
+        _ = tokio::signal::ctrl_c() => bail!("told to end"),
     }
 }
 
