@@ -270,7 +270,7 @@ fn rest_table(f: &mut fmt::Formatter<'_>, systems: &[AtRest]) -> fmt::Result {
     Ok(())
 }
 
-/// A row of a table that reads as text and as Markdown.
+/// A row of a table that reads as text and as Markdown; what else is to be said stands in its last column.
 pub(crate) fn row(
     f: &mut fmt::Formatter<'_>,
     name: &str,
@@ -281,11 +281,11 @@ pub(crate) fn row(
     for cell in cells {
         write!(f, " {cell:>12} |")?;
     }
-    writeln!(f, "{}{note}", if note.is_empty() { "" } else { " " })
+    writeln!(f, " {note} |")
 }
 
 pub(crate) fn rule(f: &mut fmt::Formatter<'_>, columns: usize) -> fmt::Result {
-    writeln!(f, "|{}|{}", "-".repeat(24), format!("{}:|", "-".repeat(13)).repeat(columns))
+    writeln!(f, "|{}|{}---|", "-".repeat(24), format!("{}:|", "-".repeat(13)).repeat(columns))
 }
 
 pub(crate) fn cell(value: Option<f64>, digits: usize) -> String {
