@@ -31,7 +31,10 @@ impl Options {
         if self.wants(Measure::Load) || self.wants(Measure::Ceiling) {
             let mut systems = Vec::new();
             for &kind in &kinds {
-                systems.push(System::start(kind, place).await?);
+                match System::start(kind, place).await {
+                    Ok(system) => systems.push(system),
+                    failed => report.note(kind, failed.map(drop)),
+                }
             }
             if self.wants(Measure::Load) {
                 self.loads(&systems, backend, report).await;
