@@ -6,10 +6,11 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
 
 use super::{
-    Circumstances, Measure, Options,
+    Measure, Options,
     backend::Backend,
-    measure::{self, REPLAYED},
-    report::{AtRest, AtTop, Report, Runs, UnderLoad},
+    clock,
+    measure::{self, Ceiling, REPLAYED},
+    report::{AtRest, AtTop, Report, UnderLoad},
     setup,
     system::{Kind, Place, System},
 };
@@ -24,32 +25,34 @@ const CEILING_STREAMS: usize = 1000;
 const CEILING_WINDOW: Duration = Duration::from_millis(1500);
 
 impl Options {
-    pub(crate) async fn compare(
-        &self,
-        place: &Place,
-        backend: &Backend,
-        circumstances: Circumstances,
-    ) -> Result<Report> {
+    /// Fills the report, so that an end before the end leaves what was found.
+    pub(crate) async fn compare(&self, place: &Place, backend: &Backend, report: &mut Report) -> Result<()> {
         let kinds = self.kinds();
-        let mut report = Report { circumstances, loads: Vec::new(), ceilings: Vec::new(), systems: Vec::new() };
         if self.wants(Measure::Load) || self.wants(Measure::Ceiling) {
             let mut systems = Vec::new();
             for &kind in &kinds {
-                systems.push(System::start(kind, place).await?);
+                match System::start(kind, place).await {
+                    Ok(system) => systems.push(system),
+                    failed => report.note(kind, failed.map(drop)),
+                }
             }
             if self.wants(Measure::Load) {
-                report.loads = self.loads(&systems, backend).await?;
+                self.loads(&systems, backend, report).await;
             }
             if self.wants(Measure::Ceiling) {
-                report.ceilings = ceilings(&systems, backend, &report.loads).await?;
+                ceilings(&systems, backend, report).await;
             }
         }
         if [Measure::Idle, Measure::Reconnect, Measure::Replay].into_iter().any(|measure| self.wants(measure)) {
             for &kind in kinds.iter().filter(|kind| **kind != Kind::Direct) {
-                report.systems.push(self.at_rest(kind, place, backend).await.with_context(|| kind.name())?);
+                say(format_args!("{} at rest", kind.name()));
+                let mut found = AtRest::of(kind);
+                let done = self.at_rest(&mut found, place, backend).await;
+                report.systems.push(found);
+                report.note(kind, done);
             }
         }
-        Ok(report)
+        Ok(())
     }
 
     fn kinds(&self) -> Vec<Kind> {
@@ -66,35 +69,38 @@ impl Options {
 
     /// Puts each load on each system in turn, so that what disturbs the machine for a while disturbs all. Who is behind at
     /// one load is spared the larger ones: they would tell nothing new, and take long.
-    async fn loads(&self, systems: &[System], backend: &Backend) -> Result<Vec<UnderLoad>> {
-        let mut found: Vec<UnderLoad> = Vec::new();
+    async fn loads(&self, systems: &[System], backend: &Backend, report: &mut Report) {
         for &load in &self.loads {
-            let fit = |kind| found.iter().all(|under| under.kept_up(kind) || under.is_above(load));
-            let systems: Vec<_> = systems.iter().filter(|system| fit(system.kind)).collect();
-            let mut all: Vec<_> = systems.iter().map(|system| Runs { system: system.kind, runs: Vec::new() }).collect();
+            let mut under = UnderLoad { load, systems: Vec::new() };
+            let fit = |kind| report.loads.iter().all(|under| under.kept_up(kind) || under.is_above(load));
+            let mut systems: Vec<_> = systems.iter().filter(|system| fit(system.kind)).collect();
             for repetition in 1..=self.repetitions {
-                eprintln!("load: {} x {}/s, {repetition} of {}", load.streams, load.rate, self.repetitions);
-                for (system, runs) in systems.iter().zip(&mut all) {
-                    let window = Duration::from_secs_f64(self.window);
-                    let run = measure::load(system, backend, load, window).await;
-                    runs.runs.push(run.with_context(|| system.kind.name())?);
+                say(format_args!("{} x {}/s, {repetition} of {}", load.streams, load.rate, self.repetitions));
+                let mut still_there = Vec::new();
+                for system in systems {
+                    match measure::load(system, backend, load, Duration::from_secs_f64(self.window)).await {
+                        Ok(run) => {
+                            under.add(system.kind, run);
+                            still_there.push(system);
+                        }
+                        failed => report.note(system.kind, failed.map(drop)),
+                    }
                 }
+                systems = still_there;
             }
-            found.push(UnderLoad { load, systems: all });
+            report.loads.push(under);
         }
-        Ok(found)
     }
 
     /// What is measured one system after the other, each started anew.
-    async fn at_rest(&self, kind: Kind, place: &Place, backend: &Backend) -> Result<AtRest> {
-        eprintln!("load: {} at rest", kind.name());
-        let mut found = AtRest::of(kind);
+    async fn at_rest(&self, found: &mut AtRest, place: &Place, backend: &Backend) -> Result<()> {
+        let kind = found.system;
         if self.wants(Measure::Idle) {
             let system = System::start(kind, place).await?;
             found.bytes_per_stream = measure::idle(&system, backend, &self.idle_streams).await.context("idle")?;
         }
         if !kind.records() {
-            return Ok(found);
+            return Ok(());
         }
         let system = System::start(kind, place).await?;
         if self.wants(Measure::Reconnect) {
@@ -117,23 +123,34 @@ impl Options {
                 found.replay_elsewhere = measure::replay_elsewhere(&system, place, backend, REPLAYS).await?;
             }
         }
-        Ok(found)
+        Ok(())
     }
 }
 
-/// The first guess is what the CPU per event of the last load comes to.
-async fn ceilings(systems: &[System], backend: &Backend, loads: &[UnderLoad]) -> Result<Vec<AtTop>> {
+/// The first guess is what the CPU per event of the last load comes to. Who was behind at a load has shown the most it
+/// delivers.
+async fn ceilings(systems: &[System], backend: &Backend, report: &mut Report) {
     const GUESS: f64 = 10_000.0;
-    let mut found = Vec::new();
     for system in systems {
-        eprintln!("load: ceiling of {}", system.kind.name());
-        let cpu = loads.iter().rev().find_map(|under| under.proxy_cpu(system.kind)).filter(|cpu| *cpu > 0.0);
-        let guess = match system.kind {
+        let kind = system.kind;
+        say(format_args!("ceiling of {}", kind.name()));
+        if let Some(behind) = report.behind(kind) {
+            report.ceilings.push(AtTop { system: kind, ceiling: Ceiling { at: None, over: Some(behind) } });
+            continue;
+        }
+        let cpu = report.loads.iter().rev().find_map(|under| under.proxy_cpu(kind)).filter(|cpu| *cpu > 0.0);
+        let guess = match kind {
             Kind::Direct => 60_000.0,
             _ => cpu.map_or(GUESS, |cpu| 0.9e6 / cpu),
         };
-        let ceiling = measure::ceiling(system, backend, CEILING_STREAMS, guess, CEILING_WINDOW).await;
-        found.push(AtTop { system: system.kind, ceiling: ceiling.with_context(|| system.kind.name())? });
+        match measure::ceiling(system, backend, CEILING_STREAMS, guess, CEILING_WINDOW).await {
+            Ok(ceiling) => report.ceilings.push(AtTop { system: kind, ceiling }),
+            failed => report.note(kind, failed.map(drop)),
+        }
     }
-    Ok(found)
+}
+
+/// Tells whoever waits how far it is.
+fn say(what: std::fmt::Arguments<'_>) {
+    eprintln!("load: {:4.0} s: {what}", clock::now() as f64 / 1e9);
 }

@@ -31,7 +31,13 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::{backend::Backend, measure::Load, process::Cores, system::Kind, system::Place};
+use self::{
+    backend::Backend,
+    measure::Load,
+    process::Cores,
+    report::Report,
+    system::{Kind, Place},
+};
 
 /// Measure Holdover beside its peers.
 #[derive(Debug, Parser)]
@@ -52,7 +58,7 @@ struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
     /// How long each of them is looked at, in seconds
-    #[arg(long, default_value_t = 2.5)]
+    #[arg(long, default_value_t = 2.0)]
     window: f64,
     /// Numbers of streams that live and are silent
     #[arg(long, value_delimiter = ',', default_value = "3000,9000")]
@@ -125,13 +131,7 @@ impl Options {
     fn measure(&self) -> Result<()> {
         client::prove()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        tokio::task::LocalSet::new().block_on(&runtime, async {
-            tokio::select! {
-                done = self.run() => done,
-                // What was started ends with the run that started it.
-                () = told_to_end() => bail!("told to end"),
-            }
-        })
+        tokio::task::LocalSet::new().block_on(&runtime, self.run())
     }
 
     async fn run(&self) -> Result<()> {
@@ -156,14 +156,19 @@ impl Options {
             optimised: !cfg!(debug_assertions),
         };
         if let Some(time) = self.soak {
-            let report = soak::run(&place, self.soak_load, time, circumstances).await?;
+            let report = unless_told_to_end(soak::run(&place, self.soak_load, time, circumstances)).await?;
             report_on(&report, "soak")?;
             return report.verdict();
         }
         if self.growth {
-            return report_on(&growth::run(&place, &backend, circumstances).await?, "growth");
+            let report = unless_told_to_end(growth::run(&place, &backend, circumstances)).await?;
+            return report_on(&report, "growth");
         }
-        report_on(&self.compare(&place, &backend, circumstances).await?, "load")
+        let mut report = Report::of(circumstances);
+        // What has been found by then is worth having.
+        let done = unless_told_to_end(self.compare(&place, &backend, &mut report)).await;
+        report_on(&report, "load")?;
+        done.and_then(|()| report.verdict())
     }
 
     fn wants(&self, measure: Measure) -> bool {
@@ -196,11 +201,13 @@ impl fmt::Display for Circumstances {
     }
 }
 
-async fn told_to_end() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+/// What was started ends with the run that started it.
+async fn unless_told_to_end<T>(run: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+        done = run => done,
+        _ = terminate.recv() => bail!("told to end"),
+        _ = tokio::signal::ctrl_c() => bail!("told to end"),
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::{
     Circumstances,
+    client::Wrong,
     measure::{Ceiling, Load, Loaded, Quantiles, Replayed},
     system::Kind,
 };
@@ -17,6 +19,10 @@ pub(crate) struct Report {
     pub(crate) loads: Vec<UnderLoad>,
     pub(crate) ceilings: Vec<AtTop>,
     pub(crate) systems: Vec<AtRest>,
+    /// What could not be measured, and why.
+    failures: Vec<String>,
+    /// Whether one of them is an event that was missing or doubled, or Holdover's.
+    wrong: bool,
 }
 
 /// One load, on all systems in turn.
@@ -65,7 +71,42 @@ impl Runs {
     }
 }
 
+impl Report {
+    pub(crate) fn of(circumstances: Circumstances) -> Self {
+        let (loads, ceilings, systems) = Default::default();
+        Self { circumstances, loads, ceilings, systems, failures: Vec::new(), wrong: false }
+    }
+
+    /// Notes a failure. A peer may break down: that is a figure, too.
+    pub(crate) fn note(&mut self, kind: Kind, done: Result<()>) {
+        let Err(error) = done else { return };
+        self.wrong |= kind.is_ours() || error.chain().any(|cause| cause.is::<Wrong>());
+        let failure = format!("{}: {error:#}", kind.name());
+        eprintln!("load: {failure}");
+        self.failures.push(failure);
+    }
+
+    /// What a system did at the first load that it did not deliver.
+    pub(crate) fn behind(&self, kind: Kind) -> Option<Loaded> {
+        let under = self.loads.iter().find(|under| under.of(kind).is_some() && !under.kept_up(kind))?;
+        under.of(kind)?.runs.last().copied()
+    }
+
+    /// Fails where the run did.
+    pub(crate) fn verdict(&self) -> Result<()> {
+        ensure!(!self.wrong, "{}", self.failures.join("; "));
+        Ok(())
+    }
+}
+
 impl UnderLoad {
+    pub(crate) fn add(&mut self, system: Kind, run: Loaded) {
+        match self.systems.iter_mut().find(|runs| runs.system == system) {
+            Some(runs) => runs.runs.push(run),
+            None => self.systems.push(Runs { system, runs: vec![run] }),
+        }
+    }
+
     fn of(&self, kind: Kind) -> Option<&Runs> {
         self.systems.iter().find(|runs| runs.system == kind)
     }
@@ -123,6 +164,9 @@ impl fmt::Display for Report {
         if !self.systems.is_empty() {
             rest_table(f, &self.systems)?;
         }
+        if !self.failures.is_empty() {
+            writeln!(f, "\nnot measured: {}", self.failures.join("; "))?;
+        }
         Ok(())
     }
 }
@@ -173,7 +217,7 @@ fn ceiling_table(f: &mut fmt::Formatter<'_>, ceilings: &[AtTop]) -> fmt::Result 
     row(f, "system", heads.map(str::to_owned), "")?;
     rule(f, heads.len())?;
     for AtTop { system, ceiling } in ceilings {
-        let figure = |of: fn(&Loaded) -> f64, digits| cell(ceiling.at.as_ref().map(of), digits);
+        let figure = |of: fn(&Loaded) -> f64, digits| cell(ceiling.at.or(ceiling.over).as_ref().map(of), digits);
         let cells = [
             figure(|run| run.events_per_second, 0),
             figure(|run| 100.0 * run.proxy_busy, 0),
@@ -182,6 +226,7 @@ fn ceiling_table(f: &mut fmt::Formatter<'_>, ceilings: &[AtTop]) -> fmt::Result 
             figure(|run| run.latency.p99_us, 0),
         ];
         let note = match &ceiling.over {
+            Some(_) if ceiling.at.is_none() => "while it is behind",
             Some(over) if over.proxy_busy < FULL => "at least: backend, client or Redis were the limit",
             Some(_) => "",
             None => "at least: no larger load was tried",
@@ -225,7 +270,7 @@ fn rest_table(f: &mut fmt::Formatter<'_>, systems: &[AtRest]) -> fmt::Result {
     Ok(())
 }
 
-/// A row of a table that reads as text and as Markdown.
+/// A row of a table that reads as text and as Markdown; what else is to be said stands in its last column.
 pub(crate) fn row(
     f: &mut fmt::Formatter<'_>,
     name: &str,
@@ -236,11 +281,11 @@ pub(crate) fn row(
     for cell in cells {
         write!(f, " {cell:>12} |")?;
     }
-    writeln!(f, "{}{note}", if note.is_empty() { "" } else { " " })
+    writeln!(f, " {note} |")
 }
 
 pub(crate) fn rule(f: &mut fmt::Formatter<'_>, columns: usize) -> fmt::Result {
-    writeln!(f, "|{}|{}", "-".repeat(24), format!("{}:|", "-".repeat(13)).repeat(columns))
+    writeln!(f, "|{}|{}---|", "-".repeat(24), format!("{}:|", "-".repeat(13)).repeat(columns))
 }
 
 pub(crate) fn cell(value: Option<f64>, digits: usize) -> String {

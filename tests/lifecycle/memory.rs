@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use tokio::time::sleep;
 
-use crate::support::{Backend, Client, Exchange, Holdover, Turn, eventually, fresh_body, within};
+use crate::support::{Backend, Client, Exchange, Holdover, Redis, Turn, eventually, fresh_body, within};
 
 const TURNS: usize = 10_000;
 const LIMIT: usize = 16 << 20;
@@ -135,4 +135,27 @@ async fn a_turn_that_was_just_left_keeps_its_memory() {
     assert_eq!(back.head().await.status(), 200);
     assert_eq!(back.next_event().await.data(), "more");
     assert_eq!(holdover.metric("holdover_turns_shed_total", &[]).await, 0.0);
+}
+
+/// With Redis, an ended turn lingers in memory for those who still read it, and can be given up: Redis has it.
+#[tokio::test]
+async fn ended_turns_that_redis_has_make_room_and_are_served_from_there() {
+    let (backend, redis) = tokio::join!(Backend::start(), Redis::start());
+    let config = format!("[store]\nkind = \"redis\"\nurl = \"{}\"\nmemory_limit = \"1MiB\"\n", redis.url());
+    let holdover = Holdover::before(&backend).config(config).start().await;
+    let mut ids = Vec::new();
+    for _ in 0..30 {
+        let mut turn = Turn::start(&holdover, &backend).await;
+        turn.event(&"x".repeat(100_000)).await;
+        ids.push(turn.end().await);
+    }
+    assert!(holdover.metric("holdover_turns_shed_total", &[("state", "ended")]).await >= 20.0);
+    assert_eq!(holdover.metric("holdover_turns_capped_total", &[]).await, 0.0);
+    for id in [&ids[0], &ids[29]] {
+        let mut client = holdover.connect().await;
+        client.request("GET", &format!("/.holdover/turns/{id}/stream"), &[], "").await;
+        assert_eq!(client.head().await.status(), 200);
+        assert_eq!(client.next_event().await.data().len(), 100_000);
+        assert!(client.rest().await.1.is_clean());
+    }
 }

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{Quantiles, SETTLE, Tally, begin, follow_many, join};
+use super::{CROWD, Quantiles, SETTLE, Tally, begin, follow_many, join};
 use crate::{backend::Backend, client::Request, event::Order, process, system::System};
 
 /// So many streams, each with so many events per second.
@@ -77,10 +78,15 @@ pub(crate) async fn fan_out(
     window: Duration,
 ) -> Result<Loaded> {
     let (mut starters, mut requests) = (Vec::new(), Vec::new());
-    for _ in 0..turns {
-        let (turn, starter) = begin(system, Order { rate, ..Order::default() }).await?;
-        requests.extend((1..followers).map(|_| system.rest(&turn, 0)));
-        starters.push(starter);
+    let mut left = turns;
+    while left > 0 {
+        let crowd = left.min(CROWD);
+        left -= crowd;
+        let begun = (0..crowd).map(|_| begin(system, Order { rate, ..Order::default() }));
+        for (turn, starter) in try_join_all(begun).await? {
+            requests.extend((1..followers).map(|_| system.rest(&turn, 0)));
+            starters.push(starter);
+        }
     }
     let (mut clients, tally) = follow_many(system, requests).await?;
     for mut starter in starters {

@@ -47,8 +47,10 @@ struct Tally {
 
 /// How long all streams together may take to begin, or to end: a system that is behind has a queue to work off.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Clients that come at once: a crowd, not a flood, so that no accept queue overflows.
+const CROWD: usize = 50;
 /// Between the begin of the last stream and the measurement.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_millis(300);
 
 impl Tally {
     fn take(&self, event: &Event) {
@@ -84,8 +86,7 @@ async fn follow_many(system: &System, requests: Vec<Request>) -> Result<(JoinSet
     let streams = requests.len();
     for (n, request) in requests.into_iter().enumerate() {
         clients.spawn_local(follow(system.address, request, tally.clone()));
-        if n % 50 == 49 {
-            // A crowd, not a flood: no accept queue overflows.
+        if n % CROWD == CROWD - 1 {
             sleep(Duration::from_millis(5)).await;
         }
     }

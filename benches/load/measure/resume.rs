@@ -148,7 +148,7 @@ pub(crate) async fn replay_to_many(system: &System, backend: &Backend, clients: 
         Ok(Ok(())) => None,
         Err(_) => Some(format!("not over after {} s", LONGEST.as_secs())),
         // A gap or a double is an error of Holdover or of this harness, and fails the run.
-        Ok(Err(error)) if system.kind.is_ours() || error.is::<Wrong>() => return Err(error),
+        Ok(Err(error)) if system.kind.is_ours() || error.chain().any(|cause| cause.is::<Wrong>()) => return Err(error),
         Ok(Err(error)) => Some(format!("{error:#}")),
     };
     backend.finish();
