@@ -149,8 +149,11 @@ async fn ended_turns_that_redis_has_make_room_and_are_served_from_there() {
         turn.event(&"x".repeat(100_000)).await;
         ids.push(turn.end().await);
     }
-    assert!(holdover.metric("holdover_turns_shed_total", &[("state", "ended")]).await >= 20.0);
-    assert_eq!(holdover.metric("holdover_turns_capped_total", &[]).await, 0.0);
+    // Three times the limit went through: most left this node's memory, and none was given up.
+    assert!(holdover.metric("holdover_buffered_bytes", &[]).await <= f64::from(1 << 20));
+    for given_up in ["holdover_turns_shed_total", "holdover_turns_capped_total"] {
+        assert_eq!(holdover.metric(given_up, &[]).await, 0.0, "{given_up}");
+    }
     for id in [&ids[0], &ids[29]] {
         let mut client = holdover.connect().await;
         client.request("GET", &format!("/.holdover/turns/{id}/stream"), &[], "").await;
