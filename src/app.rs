@@ -119,6 +119,7 @@ impl App {
     pub async fn run(self, mut signals: Signals, reload: impl Fn() -> Result<Config, String>) {
         let Self { public, admin, shared, identity_ready, secret } = self;
         let (stop, stopped) = watch::channel(false);
+        let (leave, leaving) = watch::channel(false);
         let (accept_no_more, accepts_no_more) = watch::channel(false);
         let node = shared.node.clone();
         let addresses = (public.address(), admin.address());
@@ -128,11 +129,11 @@ impl App {
         let options = Connections { first_byte: settings.listen.header_timeout, ..Connections::default() };
         let admin_app = Admin::new(node.clone(), shared.upstreams.clone(), identity_ready.clone());
         let admin_app = Arc::new(HttpServer::new_app(admin_app));
-        let admin = tokio::spawn(admin.serve(admin_app, Connections::default(), stopped.clone()));
+        let admin = tokio::spawn(admin.serve(admin_app, Connections::default(), stopped.clone(), stopped.clone()));
         // Traffic comes in only once it is known who is who, or known that it cannot be known now.
         agree_on_secret(&shared, &secret, &identity_ready).await;
         let public = public.accepting_until(accepts_no_more);
-        let proxy = tokio::spawn(public.serve(Arc::new(http_proxy(shared.clone())), options, stopped));
+        let proxy = tokio::spawn(public.serve(Arc::new(http_proxy(shared.clone())), options, leaving, stopped));
         tracing::info!(public = %addresses.0, admin = %addresses.1, version = env!("CARGO_PKG_VERSION"), "holdover is ready");
         while signals.next().await == Signal::Reload {
             apply(&shared, &secret, reload());
@@ -140,6 +141,7 @@ impl App {
         let config::Drain { max, move_after, accept } = shared.settings.load().drain;
         tracing::info!(?max, "draining: no new turns; resumes are served until the running turns are over");
         accept_no_more.send_replace(!accept);
+        leave.send_replace(true);
         node.start_draining();
         let moved = async {
             match settings.store.kind {

@@ -29,7 +29,7 @@ const CONFIG_VARIABLE: &str = "HOLDOVER_CONFIG";
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(
-    after_help = "Exit codes: 0 good, 1 could not start, is not healthy, or has a store that will not do, 64 wrong usage or\n            configuration."
+    after_help = "Exit codes: 0 good, 1 could not start, is not healthy, or has a store that will not do, 64 wrong usage or configuration."
 )]
 pub struct Cli {
     /// What to do.

@@ -128,15 +128,17 @@ impl Listener {
         SocketAddr::new(any_to_loopback, self.address.port())
     }
 
-    /// Serves until `shutdown` turns true, then drops every connection that is left.
+    /// Serves until `shutdown` turns true, then drops every connection that is left. From when `leaving` turns true on,
+    /// connections take no more requests than they have, and HTTP/2 clients are told so (GOAWAY).
     pub async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         self,
         app: Arc<A>,
         options: Connections,
+        leaving: watch::Receiver<bool>,
         shutdown: watch::Receiver<bool>,
     ) {
         let mut connections = JoinSet::new();
-        let mut stop = shutdown.clone();
+        let mut stop = shutdown;
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
         let closed = async move {
             let told = match self.closed {
@@ -158,8 +160,8 @@ impl Listener {
                 Some(_) = connections.join_next() => {}
                 accepted = self.tcp.accept(), if accepting => match accepted {
                     Ok((stream, _)) => {
-                        let (app, shutdown) = (app.clone(), shutdown.clone());
-                        connections.spawn(async move { serve_connection(stream, &app, options, &shutdown).await });
+                        let (app, leaving) = (app.clone(), leaving.clone());
+                        connections.spawn(async move { serve_connection(stream, &app, options, &leaving).await });
                     }
                     // Out of descriptors: the listener stays readable, so without a pause this would spin.
                     Err(error) => {
@@ -180,7 +182,7 @@ async fn serve_connection<A: HttpServerApp + Send + Sync + 'static>(
     stream: TcpStream,
     app: &Arc<A>,
     options: Connections,
-    shutdown: &watch::Receiver<bool>,
+    leaving: &watch::Receiver<bool>,
 ) {
     if let Err(error) = configure(&stream, options) {
         tracing::debug!(%error, "connection without its socket options");
@@ -190,9 +192,9 @@ async fn serve_connection<A: HttpServerApp + Send + Sync + 'static>(
     // Pingora, where it may speak HTTP/2 without TLS, waits for the 24 bytes of its preface before it looks at a request, for
     // ever if the request is shorter. So what is no preface never gets there.
     if http2 {
-        app.process_new(stream, shutdown).await;
+        app.process_new(stream, leaving).await;
     } else {
-        serve_http1(stream, app, shutdown).await;
+        serve_http1(stream, app, leaving).await;
     }
 }
 
@@ -200,12 +202,12 @@ async fn serve_connection<A: HttpServerApp + Send + Sync + 'static>(
 async fn serve_http1<A: HttpServerApp + Send + Sync + 'static>(
     stream: Box<Socket>,
     app: &Arc<A>,
-    shutdown: &watch::Receiver<bool>,
+    leaving: &watch::Receiver<bool>,
 ) {
     let mut session = ServerSession::new_http1(stream);
     // What Pingora does by itself. The application may know better.
-    session.set_keepalive((!*shutdown.borrow()).then_some(60));
-    while let Some(reused) = app.process_new_http(session, shutdown).await {
+    session.set_keepalive((!*leaving.borrow()).then_some(60));
+    while let Some(reused) = app.process_new_http(session, leaving).await {
         let (stream, settings) = reused.consume();
         session = ServerSession::new_http1(stream);
         if let Some(settings) = settings {

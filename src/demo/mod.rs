@@ -45,6 +45,6 @@ impl Backend {
     /// then counts as aborted: whoever drains a proxy in front stops the backend last.
     pub async fn serve(self, shutdown: watch::Receiver<bool>) {
         let app = Arc::new(backend::App::new(self.address()));
-        self.listener.serve(app, Connections::default(), shutdown).await;
+        self.listener.serve(app, Connections::default(), shutdown.clone(), shutdown).await;
     }
 }

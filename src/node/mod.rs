@@ -106,6 +106,9 @@ pub enum FollowError {
     /// The start turned out to be no event stream.
     #[error("the answer was no event stream")]
     NotAStream,
+    /// This node is about to end, and the turn, which has not begun, is another's.
+    #[error("the node is shutting down")]
+    Draining,
 }
 
 /// A place in a turn to go on from.
@@ -238,14 +241,17 @@ impl Node {
             Some(turn) => turn.join(max_followers),
             None => self.visitors.join(found.record.id, max_followers),
         };
-        let following = Some(following.ok_or(FollowError::TooMany)?);
-        let (record, log) = self.open(found, after).await?;
+        let mut following = following.ok_or(FollowError::TooMany)?;
+        let (record, log) = tokio::select! {
+            opened = self.open(found, after) => opened?,
+            () = following.sent_away() => return Err(FollowError::Draining),
+        };
         if record.end.is_some() {
             // It is filled by and by: only a block behind the cursor, or the end, tells whether anything is left.
             changes_until(&log, AHEAD, |log| log.last() > after || log.ended().is_some()).await;
         }
         changes_until(&log, AHEAD, |log| log.last() >= after || log.ended().is_some()).await;
-        Ok(Place::of(log, after, following))
+        Ok(Place::of(log, after, Some(following)))
     }
 
     /// The log of a turn from `after` or earlier, once its answer has begun.

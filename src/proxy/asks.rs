@@ -85,7 +85,7 @@ impl Gateway {
             None => match self.node.log(&found, 0).await {
                 Ok(log) => log.head(),
                 Err(FollowError::Find(error)) => return Err(error),
-                Err(FollowError::NotAStream | FollowError::TooMany) => None,
+                Err(FollowError::NotAStream | FollowError::TooMany | FollowError::Draining) => None,
             },
         };
         let is_of_profile = head.is_some_and(|head| *head.profile == *profile.name());

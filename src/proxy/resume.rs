@@ -231,6 +231,12 @@ impl Gateway {
                 let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_followers", message);
                 not_now(session, replies, problem.retry_after(Duration::from_secs(5))).await
             }
+            FollowError::Draining => {
+                self.count_resume("draining");
+                let message = "This turn has not begun, and this node is shutting down. Ask another one.";
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message);
+                not_now(session, replies, problem.retry_after(Duration::from_secs(2))).await
+            }
             FollowError::NotAStream => self.not_found(session, replies, &FindError::Unknown).await,
             FollowError::Find(error) => self.not_found(session, replies, error).await,
         }

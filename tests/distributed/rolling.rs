@@ -18,7 +18,9 @@ use tokio::{
 
 use super::{Pair, config, outages, stream_of};
 use crate::support::{
-    Client, Ending, Event, Head, Holdover, Redis, Turn, events, eventually, fresh_body, servers::own_host,
+    Client, Ending, Event, Head, Holdover, Redis, Turn, events, eventually, fresh_body,
+    h2c::{H2c, LastFrame},
+    servers::own_host,
 };
 
 /// Events of each turn that comes to its own end: it takes three seconds.
@@ -232,11 +234,27 @@ async fn a_node_whose_only_clients_follow_turns_of_others_is_gone_soon() {
         assert_eq!(follower.next_events(2).await, shown);
         followers.push(follower);
     }
+    // One over HTTP/2, where a broken stream does not end its connection.
+    let mut h2 = H2c::connect(third.addr()).await;
+    let mut multiplexed = h2.request("GET", &stream_of(&turn.id), &[], &[], LastFrame::Full).await;
+    let first = multiplexed.piece().await.unwrap().unwrap();
+    assert!(first.starts_with(&shown[0].bytes), "{first:?}");
+    // And one who waits for a turn to begin.
+    let mut starting = pair.one.connect().await;
+    starting.request("POST", "/chat", &[("X-Session", "s")], fresh_body()).await;
+    let _pending = pair.backend.next().await;
+    let mut waiting = third.connect().await;
+    waiting.request("GET", "/.holdover/sessions/s/stream", &[], "").await;
+    third.metric_is("holdover_requests_in_flight", &[], 22.0).await;
     let asked = Instant::now();
     third.signal("TERM");
+    let told = waiting.head().await;
+    assert_eq!((told.status(), told.get("retry-after").is_some()), (503, true), "{told:?}");
     for follower in &mut followers {
         assert_eq!(follower.event_or_end().await.unwrap_err(), Ending::Broken);
     }
+    while let Some(Ok(_)) = multiplexed.piece().await {}
+    h2.closed().await;
     assert!(asked.elapsed() >= Duration::from_secs(1), "{:?}", asked.elapsed());
     assert!(third.wait_exit(Duration::from_secs(20)).await.success());
     turn.end().await;

@@ -67,6 +67,13 @@ impl H2c {
     }
 }
 
+impl H2c {
+    /// Waits until the other side has ended the connection.
+    pub(crate) async fn closed(&mut self) {
+        within(DEADLINE, "the connection to be closed", &mut self.connection).await.expect("it is not aborted");
+    }
+}
+
 impl Drop for H2c {
     fn drop(&mut self) {
         self.connection.abort();
