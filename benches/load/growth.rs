@@ -109,7 +109,7 @@ pub(crate) async fn run(place: &Place, backend: &Backend, circumstances: Circums
         streams: streams(&place, backend).await.context("streams")?,
         followers: followers(&place, backend).await.context("followers")?,
         length: length(&place, backend).await.context("length")?,
-        retained: retained(&place, backend).await.context("retained turns")?,
+        retained: retained(&place).await.context("retained turns")?,
     })
 }
 
@@ -167,23 +167,24 @@ async fn length(place: &Place, backend: &Backend) -> Result<Vec<Length>> {
     Ok(found)
 }
 
-async fn retained(place: &Place, _backend: &Backend) -> Result<Vec<Retained>> {
-    let system = System::start(Kind::Holdover, place).await?;
-    many_turns(&system, AT_A_TIME).await?;
-    let memory = system.resident()?;
-    let (mut found, mut kept) = (Vec::new(), 0);
+async fn retained(place: &Place) -> Result<Vec<Retained>> {
+    /// Turns whose cost is measured, with the others there.
+    const MORE: usize = 200;
+    let mut found = Vec::new();
     for turns in RETAINED {
         eprintln!("load: {turns} retained turns");
-        let ids = many_turns(&system, turns - kept).await?;
-        kept = turns;
+        let system = System::start(Kind::Holdover, place).await?;
+        // What the first turns make the process take for good is not theirs.
+        many_turns(&system, AT_A_TIME).await?;
+        let memory = system.resident()?;
+        let ids = many_turns(&system, turns).await?;
         let bytes_per_turn = system.resident()?.saturating_sub(memory) as f64 / turns as f64;
         let mut took = Vec::new();
         for id in ids.iter().cycle().take(RECONNECTS) {
             took.push(resumed(&system, id, SHORT / 2, SHORT).await?);
         }
         let (cpu, _) = system.cpu()?;
-        const MORE: usize = 200;
-        kept += many_turns(&system, MORE).await?.len();
+        many_turns(&system, MORE).await?;
         let cpu_us_per_turn = (system.cpu()?.0 - cpu).as_secs_f64() * 1e6 / MORE as f64;
         found.push(Retained { turns, cpu_us_per_turn, bytes_per_turn, reconnect_p50_us: median(took) });
     }

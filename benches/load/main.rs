@@ -39,6 +39,9 @@ use self::{
     system::{Kind, Place},
 };
 
+/// Of Holdover: a hundred clients replay one turn at once.
+const FOLLOWED: &str = "[[route]]\nfollowers = 128\n";
+
 /// Measure Holdover beside its peers.
 #[derive(Debug, Parser)]
 #[command(name = "load", max_term_width = 100, args_conflicts_with_subcommands = true)]
@@ -146,7 +149,7 @@ impl Options {
             cores: cores.clone(),
             directory: scratch.path().to_owned(),
             redis: self.redis.clone(),
-            config: String::new(),
+            config: FOLLOWED.to_owned(),
         };
         let circumstances = Circumstances {
             event_bytes: event::BYTES,
