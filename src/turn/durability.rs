@@ -118,6 +118,10 @@ const BACKOFF: (Millis, Millis) = (50, 500);
 /// Wait while the store is full, in milliseconds.
 const FULL: Millis = 1_000;
 
+/// A deadline that was seen so much too late, in milliseconds, was missed by this process, which stood still, and not by the
+/// store. Less than a lease: who stood still for longer may have lost the turn, and must hear of it before it shows more.
+const STOOD_STILL: Millis = 1_000;
+
 /// How far a store of [`Durability::Behind`] may be behind before the operator is told, in milliseconds.
 const BEHIND: Millis = 2_000;
 
@@ -371,8 +375,13 @@ impl Keeping {
 
     /// Goes on from memory when the store has kept something waiting for longer than the deadline.
     pub(super) fn check_deadline(&mut self, now: Millis, log: &Log) {
-        if self.deadline().is_some_and(|at| at <= now) {
-            self.degrade(log);
+        let Some(late) = self.deadline().and_then(|at| now.checked_sub(at)) else { return };
+        if late < STOOD_STILL || self.policy == Durability::Behind {
+            return self.degrade(log);
+        }
+        // The waits begin anew: the store was not asked meanwhile, or its answer not heard.
+        for since in [&mut self.asked_since, &mut self.unsaved_since, &mut self.newer_since, &mut self.ending_since] {
+            *since = since.map(|_| now);
         }
     }
 

@@ -25,6 +25,8 @@ use crate::sse::{Seq, TurnId};
 /// Events of the turn: two are the least that can be written in one call or in two.
 const EVENTS: usize = 2;
 const DEADLINE: Millis = 500;
+/// Longer than any node is waited for.
+const LEASE: Millis = 20_000;
 /// Steps of a run. More means that nothing comes to an end.
 const STEPS: usize = 200;
 
@@ -179,6 +181,8 @@ enum Step {
     Flush,
     /// Another node takes this one for dead, and ends its turn.
     TakeOver,
+    /// The same, and it is right: this one stands still, longer than a lease.
+    StandStill,
 }
 
 struct World {
@@ -198,6 +202,8 @@ struct World {
     /// Whether the server has ever forgotten anything.
     forgot: bool,
     taken_over: bool,
+    /// Whether the server has ever kept the recorder waiting.
+    waited: bool,
     was_degraded: bool,
 }
 
@@ -233,6 +239,7 @@ impl World {
             faults,
             forgot: false,
             taken_over: false,
+            waited: false,
             was_degraded: false,
         }
     }
@@ -258,11 +265,11 @@ impl World {
     /// Everything that decides what can happen from here on.
     fn state(&self) -> u64 {
         let Self { now, recorder, reader, read, sent, eof, in_flight, late, rewrite, server, .. } = self;
-        let Self { faults, forgot, taken_over, was_degraded, .. } = self;
+        let Self { faults, forgot, taken_over, waited, was_degraded, .. } = self;
         let told = (self.log.last(), self.log.shown(), self.log.ended());
         let world = (now, recorder.keeping(), told, reader, read.len(), sent, eof, in_flight, late, rewrite);
         let mut hasher = DefaultHasher::new();
-        format!("{world:?} {server:?} {faults} {forgot} {taken_over} {was_degraded}").hash(&mut hasher);
+        format!("{world:?} {server:?} {faults} {forgot} {taken_over} {waited} {was_degraded}").hash(&mut hasher);
         hasher.finish()
     }
 
@@ -311,7 +318,7 @@ impl World {
             steps.push(Step::Flush);
         }
         if self.server.kept.as_ref().is_some_and(|kept| kept.end.is_none()) {
-            steps.push(Step::TakeOver);
+            steps.extend([Step::TakeOver, Step::StandStill]);
         }
         steps
     }
@@ -351,6 +358,7 @@ impl World {
                 self.recorder.handle(self.now, Input::Reply(StoreReply::Unavailable));
             }
             Step::Wait => {
+                self.waited = true;
                 self.now += DEADLINE;
                 self.recorder.handle(self.now, Input::Tick);
             }
@@ -364,12 +372,16 @@ impl World {
                 self.server.before.clear();
                 self.has_forgotten();
             }
-            Step::TakeOver => {
+            Step::TakeOver | Step::StandStill => {
                 let end = End { outcome: Outcome::Interrupted, reason: "owner_lost".into(), at: self.now };
                 let kept = self.server.kept.as_mut().expect("it is there");
                 self.server.before.push(Some(kept.clone()));
                 kept.end = Some(end);
                 self.taken_over = true;
+                if step == Step::StandStill {
+                    self.now += LEASE;
+                    self.recorder.handle(self.now, Input::Tick);
+                }
             }
         }
     }
@@ -412,7 +424,8 @@ impl World {
         if let Some(kept) = &self.server.kept {
             assert!(whole.starts_with(&kept.blocks), "the server has a hole, a double or a stranger's block");
         }
-        self.was_degraded |= self.recorder.degraded();
+        // Standing still is no reason to go on from memory.
+        self.was_degraded |= self.recorder.degraded() && self.waited;
         if !self.was_degraded {
             assert!(self.log.shown() <= self.server.most, "a block was shown that nobody could replay");
         }

@@ -126,7 +126,8 @@ impl Case<'_> {
             if !self.may_be_forgotten(excuses) {
                 self.wrong.push("there is no such turn any more".to_owned());
             }
-            let whole = |account: &&Account| account.belief == Ok(Belief::Whole);
+            let stopped = self.of.stop_asked.load(Ordering::Relaxed);
+            let whole = |account: &&Account| account.belief == Ok(Belief::Whole) && !stopped;
             for account in accounts.iter().filter(whole).filter(|account| account.has < self.of.part.events) {
                 self.wrong.push(format!("{} takes {} events for all", account.who, account.has));
                 tally.lost += 1;
@@ -154,8 +155,12 @@ impl Case<'_> {
         }
         for account in accounts {
             // Right about the backend, where a turn that had ended from memory lost its owner before Redis was told.
-            let whole = account.belief == Ok(Belief::Whole) && account.has == self.of.part.events;
-            if excuses.unstored && whole && matches!(self.played.over, Some((Over::Ended, _))) {
+            let told_so = match self.played.over {
+                Some((Over::Ended, _)) => account.belief == Ok(Belief::Whole),
+                Some((Over::Broke, _)) => matches!(&account.belief, Ok(Belief::Ended(told)) if *told == "failed"),
+                _ => false,
+            };
+            if excuses.unstored && told_so && account.has == self.of.part.events {
                 continue;
             }
             if let Some(why) = misled(account, &state, last, excuses) {
